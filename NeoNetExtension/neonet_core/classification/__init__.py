@@ -1,0 +1,1 @@
+"""NeoCls: PattenNet on frozen features of the latent diffusion model's encoder."""

@@ -1,0 +1,1 @@
+"""NeoGen: the autoencoder whose encoder NeoCls reads; latent diffusion builds on it."""

@@ -1,0 +1,1 @@
+"""NeoSeg: liver and tumour from one MRI volume (networks, training, sliding-window inference)."""

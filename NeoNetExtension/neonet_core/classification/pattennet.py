@@ -1,0 +1,121 @@
+"""PattenNet: dual attention blocks over frozen encoder features (the paper's NeoCls, equations 4 and 5)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from neonet_core.presets import ClsSettings
+
+
+class ChannelAttention(nn.Module):
+    """M_c(F) = sigmoid(MLP(AvgPool(F)) + MLP(MaxPool(F))), one shared MLP (equation 4).
+
+    (N, C, X, Y, Z) -> (N, C, 1, 1, 1) in (0, 1).
+    """
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        hidden = max(channels // reduction, 1)
+        self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        average, maximum = features.mean(dim=(2, 3, 4)), features.amax(dim=(2, 3, 4))
+        return torch.sigmoid(self.mlp(average) + self.mlp(maximum))[:, :, None, None, None]
+
+
+class SpatialAttention(nn.Module):
+    """M_s(F) = sigmoid(conv7x7x7([AvgPool_c(F); MaxPool_c(F)])) (equation 5).
+
+    (N, C, X, Y, Z) -> (N, 1, X, Y, Z) in (0, 1).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv3d(2, 1, kernel_size=7, padding=3)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        pooled = torch.cat([features.mean(dim=1, keepdim=True), features.amax(dim=1, keepdim=True)], dim=1)
+        return torch.sigmoid(self.convolution(pooled))
+
+
+class DualAttentionBlock(nn.Module):
+    """Channel attention, then spatial attention, each multiplied onto the features; shape unchanged."""
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        self.channel = ChannelAttention(channels, reduction)
+        self.spatial = SpatialAttention()
+
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the refined features and the spatial attention map (N, 1, X, Y, Z)."""
+        features = features * self.channel(features)
+        attention = self.spatial(features)
+        return features * attention, attention
+
+
+class PattenNet(nn.Module):
+    """The trained part of PattenNet: from the features of both TLCR channels to one logit.
+
+    Features are standardised by the mean and standard deviation that `fit_normalisation` took from the training
+    cases, refined by the dual attention blocks, pooled over space (average and maximum) and classified by an MLP.
+
+    Parameters
+    ----------
+    channels : int
+        Features of T1 and T2 together (256 for the paper's encoder).
+    settings : ClsSettings
+    """
+
+    feature_mean: torch.Tensor
+    feature_std: torch.Tensor
+
+    def __init__(self, channels: int, settings: ClsSettings) -> None:
+        super().__init__()
+        self.register_buffer("feature_mean", torch.zeros(channels))
+        self.register_buffer("feature_std", torch.ones(channels))
+        self.blocks = nn.ModuleList(DualAttentionBlock(channels, settings.reduction)
+                                    for _ in range(settings.dual_attention_blocks))
+        self.head = nn.Sequential(nn.Linear(2 * channels, settings.hidden), nn.ReLU(), nn.Dropout(settings.dropout),
+                                  nn.Linear(settings.hidden, 1))
+
+    def fit_normalisation(self, features: torch.Tensor) -> None:
+        """Take mean and standard deviation of each channel from the training cases' features (N, C, X, Y, Z)."""
+        count, total, squares = 0, 0.0, 0.0
+        for case in features:  # one case at a time: the whole in double precision would not fit
+            case = case.double()
+            count += case[0].numel()
+            total = total + case.sum(dim=(1, 2, 3))
+            squares = squares + case.pow(2).sum(dim=(1, 2, 3))
+        mean = total / count  # type: ignore[operator]
+        variance = squares / count - mean**2  # type: ignore[operator]
+        self.feature_mean.copy_(mean)
+        self.feature_std.copy_(variance.clamp_min(1e-12).sqrt())
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(N, C, X, Y, Z) features -> (N,) logits."""
+        return self.score_and_attention(features)[0]
+
+    def score_and_attention(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (N,) and the mean of the blocks' spatial attention maps (N, 1, X, Y, Z), in (0, 1).
+
+        Without blocks the attention is one everywhere.
+        """
+        shape = (1, -1, 1, 1, 1)
+        features = (features - self.feature_mean.view(shape)) / self.feature_std.view(shape)
+        maps = []
+        for block in self.blocks:
+            features, attention = block(features)
+            maps.append(attention)
+        attention = torch.stack(maps).mean(dim=0) if maps else torch.ones_like(features[:, :1])
+        pooled = torch.cat([features.mean(dim=(2, 3, 4)), features.amax(dim=(2, 3, 4))], dim=1)
+        return self.head(pooled)[:, 0], attention
+
+
+def encode_channels(encoder: nn.Module, channels: torch.Tensor) -> torch.Tensor:
+    """Features of the two TLCR channels, one encoder for both, concatenated.
+
+    (N, 2, X, Y, Z) T1 and T2 -> (N, 2 C, X/4, Y/4, Z/4).
+    """
+    t1, t2 = channels[:, :1], channels[:, 1:]
+    return torch.cat([encoder(t1), encoder(t2)], dim=1)

@@ -1,0 +1,169 @@
+"""Area under the ROC curve with its uncertainty, and the threshold read off the curve.
+
+`truth` is always `(N,)` of 0 and 1, `score` `(N,)` of finite numbers, higher for 1. Every function raises NeoNetError
+BAD_ARGUMENT where they are anything else, and ONE_CLASS where one class has no case: there is no AUC then.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import expit, logit
+from scipy.stats import norm, rankdata
+from sklearn.metrics import roc_curve
+
+from neonet_core.errors import NeoNetError
+
+
+def auc(truth: ArrayLike, score: ArrayLike) -> float:
+    """Probability that a random positive scores above a random negative; a tie counts half.
+
+    Returns
+    -------
+    float
+        0 to 1; the Mann-Whitney U statistic over the number of pairs.
+
+    Examples
+    --------
+    >>> auc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
+    0.75
+    """
+    positives, negatives = _by_class(truth, score)
+    return float(_placements(positives, negatives)[0].mean())
+
+
+def delong(truth: ArrayLike, score: ArrayLike) -> tuple[float, float]:
+    """AUC and the variance of its estimate.
+
+    Returns
+    -------
+    auc, variance : float
+        The variance is infinite where a class has one case only: nothing can be said about its spread.
+
+    References
+    ----------
+    DeLong, DeLong, Clarke-Pearson: Comparing the areas under two or more correlated receiver operating characteristic
+    curves. Biometrics 44, 1988. Computed by midranks in O(N log N): Sun, Xu: Fast implementation of DeLong's algorithm.
+    IEEE Signal Processing Letters 21, 2014.
+    """
+    of_positives, of_negatives = _placements(*_by_class(truth, score))
+    variance = sum(float(placements.var(ddof=1)) / len(placements) if len(placements) > 1 else float("inf")
+                   for placements in (of_positives, of_negatives))
+    return float(of_positives.mean()), variance
+
+
+def delong_interval(truth: ArrayLike, score: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+    """Confidence interval of the AUC by DeLong's variance, on the logit scale.
+
+    The plain interval, AUC +- z * sd, covers too little near 1 (90.7 % at AUC 0.95 with the paper's cohort) and leaves
+    [0, 1]; the logit's does neither. At an AUC of exactly 0 or 1 the variance is 0 and the logit infinite: the far end
+    is then Clopper and Pearson's bound for as many successes in a row as the smaller class has cases.
+
+    Parameters
+    ----------
+    truth, score : array_like, (N,)
+    level : float
+        Between 0 and 1.
+
+    Returns
+    -------
+    low, high : float
+        (0, 1) where a class has one case only and the AUC lies between.
+    """
+    tail = _tail(level)
+    area, variance = delong(truth, score)
+    if area in (0.0, 1.0):
+        far = tail ** (1 / min(map(len, _by_class(truth, score))))
+        return (far, 1.0) if area == 1.0 else (0.0, 1.0 - far)
+    # Delta method: d logit(a) / da = 1 / (a (1 - a)).
+    half = norm.isf(tail) * np.sqrt(variance) / (area * (1 - area))
+    return float(expit(logit(area) - half)), float(expit(logit(area) + half))
+
+
+def bootstrap_interval(truth: ArrayLike, score: ArrayLike, level: float = 0.95, samples: int = 2000,
+                       seed: int = 0) -> tuple[float, float]:
+    """Percentile interval of the AUC over resampled cohorts.
+
+    Parameters
+    ----------
+    truth, score : array_like, (N,)
+    level : float
+        Between 0 and 1.
+    samples : int
+        Number of resampled cohorts, each with as many positives and as many negatives as there are (stratified).
+    seed : int
+
+    Returns
+    -------
+    low, high : float
+        Both 1 (or 0) where the classes do not overlap: a bootstrap sees no more than the sample.
+    """
+    tail = _tail(level)
+    if samples < 1:
+        raise NeoNetError("BAD_ARGUMENT", f"{samples} bootstrap samples give no interval.", "Take 2000.")
+    positives, negatives = _by_class(truth, score)
+    difference = positives[:, None] - negatives[None, :]
+    wins = (difference > 0) + 0.5 * (difference == 0)
+    rng = np.random.default_rng(seed)
+    m, n = wins.shape
+    # A resampled cohort is how often each case was drawn; its AUC is the weighted mean over all pairs.
+    drawn_positives = rng.multinomial(m, np.full(m, 1 / m), size=samples)
+    drawn_negatives = rng.multinomial(n, np.full(n, 1 / n), size=samples)
+    areas = ((drawn_positives @ wins) * drawn_negatives).sum(axis=1) / (m * n)
+    low, high = np.quantile(areas, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def youden_threshold(truth: ArrayLike, score: ArrayLike) -> float:
+    """The score from which on (score >= threshold) to call a case positive, by Youden's index.
+
+    Returns
+    -------
+    float
+        One of the scores: that with the highest sensitivity + specificity - 1; of equals the lowest, which is the
+        most sensitive.
+
+    References
+    ----------
+    Youden: Index for rating diagnostic tests. Cancer 3, 1950.
+    """
+    positives, negatives = _by_class(truth, score)
+    false_rate, true_rate, thresholds = roc_curve(np.repeat([1, 0], [len(positives), len(negatives)]),
+                                                  np.concatenate([positives, negatives]), drop_intermediate=False)
+    # The first point of the curve (call nothing positive) has an infinite threshold. Rounded, so that indices that are
+    # equal as fractions stay equal.
+    index = np.round(true_rate - false_rate, 12)[1:]
+    return float(thresholds[1:][np.flatnonzero(index == index.max())[-1]])
+
+
+def _by_class(truth: ArrayLike, score: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """The scores of the positives and of the negatives, float64."""
+    labels, scores = np.asarray(truth), np.asarray(score, dtype=float)
+    if labels.ndim != 1 or labels.shape != scores.shape:
+        raise NeoNetError("BAD_ARGUMENT", f"Truth {labels.shape} and score {scores.shape} are not two equal lists.",
+                          "Give one true value and one score for each case.")
+    if not np.isin(labels, (0, 1)).all():
+        raise NeoNetError("BAD_ARGUMENT", "The truth holds values other than 0 and 1.", "Leave out unknown cases.")
+    if not np.isfinite(scores).all():
+        raise NeoNetError("BAD_ARGUMENT", "Not every score is a finite number.", "Leave out cases without a score.")
+    positives, negatives = scores[labels == 1], scores[labels == 0]
+    if not (positives.size and negatives.size):
+        raise NeoNetError("ONE_CLASS", f"There are {positives.size} positive and {negatives.size} negative cases.",
+                          "An AUC needs at least one of each.")
+    return positives, negatives
+
+
+def _placements(positives: np.ndarray, negatives: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """DeLong's structural components: for each case the share of the other class that it is rightly above or below.
+
+    A midrank among all minus the midrank within the own class counts the other class's cases below, ties half.
+    """
+    ranks = rankdata(np.concatenate([positives, negatives]))
+    m, n = len(positives), len(negatives)
+    return (ranks[:m] - rankdata(positives)) / n, 1 - (ranks[m:] - rankdata(negatives)) / m
+
+
+def _tail(level: float) -> float:
+    if not 0 < level < 1:
+        raise NeoNetError("BAD_ARGUMENT", f"The confidence level {level} is not between 0 and 1.", "Take 0.95.")
+    return (1 - level) / 2

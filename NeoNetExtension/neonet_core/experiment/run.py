@@ -1,0 +1,134 @@
+"""The folder of a training run: settings, cohort, folds, and one folder for each fold and stage.
+
+A stage's ``done.json`` says what went in (hashed) and what came out. A stage whose inputs have not changed is not run
+again; one whose inputs have changed starts anew; one that was cut off goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from neonet_core import __version__
+from neonet_core.errors import NeoNetError
+from neonet_core.events import Events
+from neonet_core.presets import Preset, parse_preset
+from neonet_core.training.files import read_json, sha256_of_file, sha256_of_json, write_json
+
+RUN_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder.
+
+    Layout::
+
+        settings.json  quality.json  folds.json  predictions.csv  prepared/
+        fold-0/seg-unet/  fold-0/vae/  fold-0/cls-pattennet/
+            inputs.json  log.jsonl  checkpoint.safetensors  weights.safetensors  done.json
+    """
+
+    folder: Path
+
+    def stage_folder(self, fold: int, stage: str) -> Path:
+        return self.folder / f"fold-{fold}" / stage
+
+    def fold_numbers(self) -> list[int]:
+        """Folds of which at least one stage has begun."""
+        return sorted(int(path.name.removeprefix("fold-")) for path in self.folder.glob("fold-*") if path.is_dir())
+
+    def done(self, fold: int, stage: str) -> dict[str, Any] | None:
+        """What the stage's ``done.json`` says, or None where it is not done."""
+        path = self.stage_folder(fold, stage) / "done.json"
+        return read_json(path) if path.is_file() else None
+
+    def settings(self) -> dict[str, Any]:
+        """What ``settings.json`` holds. Raises ``NOT_A_RUN``."""
+        path = self.folder / "settings.json"
+        if not path.is_file():
+            raise NeoNetError("NOT_A_RUN", f"{self.folder} is not the folder of a training run.",
+                              "Give the folder that was named with --out in 'neonet train'.")
+        return read_json(path)
+
+    def preset(self) -> Preset:
+        return parse_preset(self.settings()["preset"])
+
+    def begin(self, settings: dict[str, Any]) -> None:
+        """Write ``settings.json`` with the versions that are running.
+
+        Raises
+        ------
+        NeoNetError
+            ``RUN_EXISTS`` where the folder holds another run (other cohort file, outcome or seed) or foreign files.
+        """
+        path = self.folder / "settings.json"
+        if path.is_file():
+            before = read_json(path)
+            for key in ("cohort", "outcome", "seed"):
+                if before[key] != settings[key]:
+                    raise NeoNetError("RUN_EXISTS", f"{self.folder} holds a run with another {key} ({before[key]}).",
+                                      "Choose another folder with --out.")
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise NeoNetError("RUN_EXISTS", f"{self.folder} is not empty and holds no training run.",
+                              "Choose another folder with --out.")
+        write_json(path, {"format": RUN_FORMAT, **settings, "environment": environment()})
+
+
+def run_stage(folder: Path, inputs: dict[str, Any], work: Callable[[], dict[str, Any]], events: Events,
+              name: str) -> dict[str, Any]:
+    """Run a stage unless it is done, and record it.
+
+    Parameters
+    ----------
+    folder : Path
+        The stage's own folder; `work` writes into it.
+    inputs : dict
+        All that shapes the outcome: settings, seed, the cases' contents, the hashes of earlier stages' weights.
+    work : callable
+        Does it and returns the stage's figures (JSON-able).
+
+    Returns
+    -------
+    dict
+        The content of ``done.json``.
+    """
+    done_path, inputs_path = folder / "done.json", folder / "inputs.json"
+    key = sha256_of_json(inputs)
+    if done_path.is_file():
+        done = read_json(done_path)
+        if done["inputs"] == key and all((folder / file).is_file() for file in done["outputs"]):
+            events.log(f"{name}: done before, not run again")
+            return done
+    if inputs_path.is_file() and sha256_of_json(read_json(inputs_path)) != key:
+        events.log(f"{name}: its inputs have changed, starting anew")
+        shutil.rmtree(folder)
+    write_json(inputs_path, inputs)
+    started = time.monotonic()
+    figures = work()
+    kept = sorted(path.name for path in folder.glob("weights*.safetensors"))
+    done = {"inputs": key, "outputs": {file: sha256_of_file(folder / file) for file in kept}, "figures": figures,
+            "seconds": round(time.monotonic() - started, 1)}
+    write_json(done_path, done)
+    return done
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware, for the record: no user and no host name."""
+    import torch
+
+    packages = {}
+    for name in ("torch", "monai", "accelerate", "numpy", "scipy", "SimpleITK", "nibabel"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "?"
+    return {"neonet": __version__, "python": platform.python_version(), "system": platform.system(),
+            "machine": platform.machine(), "threads": torch.get_num_threads(), "packages": packages,
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}

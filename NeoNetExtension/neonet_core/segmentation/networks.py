@@ -1,0 +1,81 @@
+"""The four segmentation networks of the paper's table 1, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from neonet_core.errors import NeoNetError
+from neonet_core.presets import SegSettings
+
+if TYPE_CHECKING:
+    import torch
+
+CLASSES = 3  # background, liver, tumour
+
+
+def _unet(channels: Sequence[int] | None) -> torch.nn.Module:
+    """Ronneberger et al. 2015, in 3D with residual units (MONAI's UNet)."""
+    from monai.networks.nets import UNet
+
+    channels = channels or (32, 64, 128, 256, 512)
+    return UNet(spatial_dims=3, in_channels=1, out_channels=CLASSES, channels=channels,
+                strides=(2,) * (len(channels) - 1), num_res_units=2, norm="instance")
+
+
+def _segresnet(channels: Sequence[int] | None) -> torch.nn.Module:
+    """Myronenko 2018; each level doubles the first level's channels."""
+    from monai.networks.nets import SegResNet
+
+    first = (channels or (32,))[0]
+    return SegResNet(spatial_dims=3, in_channels=1, out_channels=CLASSES, init_filters=first,
+                     blocks_down=(1, 2, 2, 4), blocks_up=(1, 1, 1))
+
+
+def _dynunet(channels: Sequence[int] | None) -> torch.nn.Module:
+    """Isensee et al. 2021: nnU-Net's plain U-Net, without deep supervision."""
+    from monai.networks.nets import DynUNet
+
+    channels = channels or (32, 64, 128, 256, 320)
+    levels = len(channels)
+    return DynUNet(spatial_dims=3, in_channels=1, out_channels=CLASSES, kernel_size=[3] * levels,
+                   strides=[1] + [2] * (levels - 1), upsample_kernel_size=[2] * (levels - 1), filters=list(channels))
+
+
+def _swinunetr(channels: Sequence[int] | None) -> torch.nn.Module:
+    """Tang et al. 2022; the first channel count is the feature size (a multiple of 12)."""
+    from monai.networks.nets import SwinUNETR
+
+    return SwinUNETR(in_channels=1, out_channels=CLASSES, feature_size=(channels or (48,))[0], spatial_dims=3)
+
+
+NETWORKS: dict[str, Callable[[Sequence[int] | None], torch.nn.Module]] = {
+    "UNet": _unet,
+    "SegResNet": _segresnet,
+    "DynUNet": _dynunet,
+    "SwinUNETR": _swinunetr,
+}
+
+
+def size_multiple(name: str, channels: Sequence[int] | None) -> int:
+    """The number that each edge of a patch must be a multiple of: two to the number of times the network halves it."""
+    if name == "SwinUNETR":
+        return 32
+    if name == "SegResNet":
+        return 8
+    return 2 ** (len(channels or (0,) * 5) - 1)
+
+
+def build_segmentor(settings: SegSettings) -> torch.nn.Module:
+    """Build NeoSeg: (N, 1, X, Y, Z) intensities in [0, 1] -> (N, 3, X, Y, Z) logits of background, liver, tumour.
+
+    Raises
+    ------
+    NeoNetError
+        ``BAD_PRESET`` where the patch does not divide as the network needs.
+    """
+    multiple = size_multiple(settings.network, settings.channels)
+    if any(edge % multiple for edge in settings.patch_size):
+        raise NeoNetError("BAD_PRESET", f"{settings.network} needs patches whose edges are multiples of {multiple}, "
+                          f"not {settings.patch_size}.", "Change seg.patch_size.")
+    return NETWORKS[settings.network](settings.channels)

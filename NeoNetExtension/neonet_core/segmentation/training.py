@@ -1,0 +1,65 @@
+"""Training of NeoSeg: Dice + cross-entropy on patches, Dice of whole volumes for validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from neonet_core.evaluation.dice import dice
+from neonet_core.events import Events
+from neonet_core.presets import SegSettings
+from neonet_core.segmentation.inference import predict_probabilities
+from neonet_core.segmentation.networks import build_segmentor
+from neonet_core.segmentation.patches import PatchSampler
+from neonet_core.training.loop import Fit, Validation, derive_seed, fit, seed_everything
+from neonet_core.training.prepared import PreparedCase
+
+
+def train_segmentor(training: Sequence[PreparedCase], stopping: Sequence[PreparedCase], settings: SegSettings,
+                    folder: Path, seed: int, device: torch.device, events: Events, stage: str,
+                    ) -> tuple[torch.nn.Module, Fit]:
+    """Train one segmentation network.
+
+    Parameters
+    ----------
+    training, stopping : sequence of PreparedCase
+        The cases to learn from, and those whose Dice picks the epoch.
+
+    Returns
+    -------
+    network, fit
+        The network with the chosen epoch's weights, in evaluation mode.
+    """
+    from monai.losses import DiceCELoss
+
+    seed_everything(seed)
+    network = build_segmentor(settings)
+    sampler = PatchSampler(training, settings, derive_seed(seed, 1))
+    criterion = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)
+
+    def loss(model: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        images, label_maps = batch
+        return criterion(model(images), label_maps)
+
+    def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return sampler.batches(epoch, device)
+
+    def measure(model: torch.nn.Module) -> dict[str, float]:
+        scores = np.array([dice_of_case(model, case, settings, device) for case in stopping])
+        liver, tumour = np.nanmean(scores, axis=0)
+        return {"dice": float((liver + tumour) / 2), "dice_liver": float(liver), "dice_tumour": float(tumour)}
+
+    result = fit(network, stage=stage, settings=settings, batches=batches, steps_per_epoch=sampler.steps_per_epoch,
+                 loss=loss, validation=Validation(measure, "dice", "higher") if stopping else None, folder=folder,
+                 seed=seed, device=device, events=events)
+    return network, result
+
+
+def dice_of_case(network: torch.nn.Module, case: PreparedCase, settings: SegSettings,
+                 device: torch.device) -> tuple[float, float]:
+    """Dice of liver (label 1) and of tumour (label 2) of one case, on the network's grid."""
+    predicted = predict_probabilities(network, np.asarray(case.image), settings, device).argmax(axis=0)
+    return dice(predicted == 1, case.label_map == 1), dice(predicted == 2, case.label_map == 2)

@@ -1,0 +1,53 @@
+"""TLCR patches of prepared cases: what the autoencoder and the classifier train on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from neonet_core.presets import CropSettings
+from neonet_core.tlcr import extract, image_channels, locate_crop, mask_patch
+from neonet_core.training.prepared import PreparedCase
+
+
+@dataclass(frozen=True)
+class Patches:
+    """TLCR patches with their outcomes.
+
+    Attributes
+    ----------
+    images : np.ndarray
+        (N, 1, X, Y, Z) float32 in [0, 1].
+    masks : np.ndarray
+        (N, 2, X, Y, Z) uint8: liver or tumour; tumour.
+    outcomes : np.ndarray
+        (N,) 0 or 1; -1 where it is unknown.
+    """
+
+    images: np.ndarray
+    masks: np.ndarray
+    outcomes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def channels(self) -> np.ndarray:
+        """The classifier's input, T1 and T2 (N, 2, X, Y, Z) float32: image x mask."""
+        return np.stack([image_channels(image[0], mask) for image, mask in zip(self.images, self.masks, strict=True)])
+
+
+def cut_patches(cases: Sequence[PreparedCase], settings: CropSettings) -> Patches:
+    """Cut the TLCR patch of each case by its ground-truth mask."""
+    images, masks = [], []
+    for case in cases:
+        label_map = np.asarray(case.label_map)
+        crop = locate_crop(label_map, settings.size, component=settings.component, spacing=case.spacing)
+        assert crop is not None, "quality control leaves out cases without tumour"
+        images.append(extract(np.asarray(case.image), crop)[None])
+        masks.append(mask_patch(extract(label_map, crop)))
+    shape = tuple(settings.size)
+    outcomes = np.array([-1 if case.outcome is None else case.outcome for case in cases], dtype=np.int64)
+    return Patches(np.stack(images) if images else np.zeros((0, 1, *shape), np.float32),
+                   np.stack(masks) if masks else np.zeros((0, 2, *shape), np.uint8), outcomes)
