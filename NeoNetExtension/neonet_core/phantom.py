@@ -156,7 +156,7 @@ def simulate_case(pni: int, seed: int | Sequence[int], size: str = "small", stre
     image = _acquire(signal, grid, look)
 
     affine = np.diag([*spacing, 1.0])
-    affine[:3, 3] = [axis[0] for axis in grid.world]
+    affine[:3, 3] = [-(n - 1) / 2 * step for n, step in zip(shape, spacing, strict=True)]
     millilitres = float(np.prod(spacing)) / 1000
     volume = float(np.count_nonzero(labels == 2)) * millilitres
     centre = np.mean(np.argwhere(labels == 2), axis=0) * spacing + affine[:3, 3]
@@ -267,7 +267,7 @@ def _paint_trunk(canvas: _Canvas, anatomy: Anatomy) -> None:
                              (arch, "cortical bone"), (body, "cortical bone"), (body + 1.5, "marrow"),
                              (np.maximum(body + 1, np.float32(12.5) - level), "disc"), (canal, "csf"),
                              (canal + np.float32(4.5), "cord")):
-        canvas.paint(back, grid.coverage(distance), tissue)
+        canvas.paint(back, grid.coverage(np.maximum(distance, depth[back] + 5)), tissue)
 
 
 def _paint_organs(canvas: _Canvas, anatomy: Anatomy) -> None:
@@ -422,6 +422,8 @@ def write_cohort(out: Path, cases: int = 128, positives: int = 44, seed: int = 0
         raise NeoNetError("BAD_ARGUMENT", f"{positives} positive cases do not fit in a cohort of {cases}.",
                           f"Give a number from 0 to {cases}.")
     out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise NeoNetError("BAD_ARGUMENT", f"{out} is a file.", "Give the name of a folder.")
     _claim(out, {"cases": cases, "positives": positives, "seed": seed, "size": size, "strength": float(strength)})
     outcome = _stream(seed, _ORDER).permutation(np.arange(cases) < positives).astype(int)
 

@@ -349,7 +349,7 @@ class Anatomy:
         right = RIGHT_LOBE.varied(rng, 2.5, 0.04)
         left = LEFT_LOBE.varied(rng, 4.0, 0.08)
         return Anatomy(
-            deformation=Deformation.draw(rng), body=(rng.normal(158, 4), rng.normal(108, 3.5)),
+            deformation=Deformation.draw(rng), body=(rng.normal(158, 3.5), rng.normal(112, 2.5)),
             fat=min(5 + rng.gamma(6, 1.8), 24.0), wall=rng.uniform(9, 13), organs=organs,
             gallbladder=GALLBLADDER.varied(rng, 2.5, 0.12), liver_lobes=(right, left, CAUDATE.varied(rng, 2, 0.08)),
             kidney=next(o.shape for o in organs if o.name == "right kidney"),

@@ -221,7 +221,8 @@ def _nifti_affine(header: Any) -> np.ndarray:
         except HeaderDataError as error:
             raise NeoNetError("BAD_AFFINE", "The qform is no rotation.", "Export the volume again.") from error
     else:
-        affine = np.diag([*pixdim, 1.0])
+        # The file says nothing of orientation, and the standard, nibabel and ITK differ: as Slicer (ITK) shows it.
+        affine = LPS_TO_RAS @ np.diag([*pixdim, 1.0])
     to_mm = {1: 1000.0, 3: 0.001}.get(int(header["xyzt_units"]) & 7, 1.0)  # metres, micrometres
     return np.diag([to_mm, to_mm, to_mm, 1.0]) @ affine
 
@@ -598,7 +599,7 @@ def _resampled(volume: Volume, affine: np.ndarray, shape: Sequence[int], order: 
         array = volume.array.astype(np.float64 if dtype == np.float64 else np.float32, copy=False)
     else:
         array = volume.array.astype(_STORED_AS.get(dtype.str[1:], dtype), copy=False)
-    # ITK's first index runs fastest: an array in C order is handed over with its axes reversed, not transposed in memory.
+    # ITK's first index runs fastest: an array in C order is handed over with its axes reversed, not transposed.
     as_is = array.flags.f_contiguous
     if not as_is:
         array, shape = array.T, shape[::-1]
@@ -643,7 +644,7 @@ def normalise_intensity(
     NeoNetError
         ``CONSTANT_IMAGE`` where the two percentiles are equal; ``NOT_FINITE``.
     """
-    bottom, top = (float(value) for value in np.percentile(array, [low, high]))
+    bottom, top = (float(value) for value in np.percentile(array.ravel(order="K"), [low, high]))
     if not np.isfinite([bottom, top]).all():
         raise NeoNetError("NOT_FINITE", "The image holds NaN or infinite values.", "Replace them first.")
     if top <= bottom:

@@ -19,11 +19,9 @@ from safetensors.torch import load_file, save_file
 from neonet_core.training.files import write_atomic
 
 
-def save_weights(path: Path, module: torch.nn.Module, half: bool = False) -> None:
-    """Write a module's parameters and buffers, floating-point ones in half precision where `half`."""
+def save_weights(path: Path, module: torch.nn.Module) -> None:
+    """Write a module's parameters and buffers."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    if half:
-        state = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
     write_atomic(path, lambda temporary: save_file(state, temporary))
 
 
@@ -91,3 +89,11 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
     numpy_state["state"]["key"] = np.array(numpy_state["state"]["key"], dtype=np.uint32)
     np.random.set_state(numpy_state)
     return json.loads(header["progress"])
+
+
+def copy_weights(source: Path, target: Path, half: bool = False) -> None:
+    """Copy a weights file, floating-point tensors in half precision where `half`."""
+    state = load_file(source)
+    if half:
+        state = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
+    write_atomic(target, lambda temporary: save_file(state, temporary))

@@ -1,0 +1,306 @@
+"""A trained model as a folder: save, verify, load.
+
+Layout::
+
+    bundle.json                                  format, model card, preset, members, figures, ranges, hashes
+    fold-0/seg.safetensors  autoencoder.safetensors  cls.safetensors
+
+Weights are safetensors; a network is built from the preset's typed settings through the table of known constructors,
+so nothing in a bundle is executed. Every file's SHA-256 is checked before it is read.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from neonet_core import __version__
+from neonet_core.errors import NeoNetError
+from neonet_core.presets import Preset
+from neonet_core.training.files import read_json, sha256_of_file, sha256_of_json, write_json
+
+if TYPE_CHECKING:
+    import torch
+
+    from neonet_core.classification.pattennet import PattenNet
+    from neonet_core.experiment.run import Run
+    from neonet_core.segmentation.inference import Segmentor
+
+BUNDLE_FORMAT = 1
+RESEARCH_USE_ONLY = "Research use only. Not a medical device; not for diagnosis or treatment."
+DEMO_WARNING = ("DEMONSTRATION MODEL, trained on simulated images only: what it finds in a real image means nothing. "
+                "No statement here is about a patient.")
+
+Range = tuple[float, float]
+
+
+class Record(BaseModel):
+    """Base of what `bundle.json` holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Member(Record):
+    """The models of one fold; a part that was not trained is None. Paths are relative to the bundle."""
+
+    fold: int
+    seg: str | None = None
+    autoencoder: str | None = None
+    cls: str | None = None
+    seg_spacing: tuple[float, float, float] | None = None
+    """mm along R, A, S; None: each case's own grid."""
+    crop_spacing: tuple[float, float, float] | None = None
+    figures: dict[str, Any] = Field(default_factory=dict)
+    """Figures of the fold's held-out patients, e.g. dice_liver, dice_tumour, auc."""
+
+
+class OutOfFoldScore(Record):
+    """Score of a training patient by the model of the fold that held the patient out. No identity."""
+
+    outcome: Literal[0, 1]
+    score: float
+
+
+class ModelCard(Record):
+    """What a reader must know before using the model."""
+
+    intended_use: str
+    training_data: str
+    limits: str
+    licence: str = "Apache-2.0"
+    attribution: str = ""
+    only_phantoms: bool = False
+    """The model knows simulated images only (the built-in bundle `demo`)."""
+
+
+class BundleRecord(Record):
+    """The content of ``bundle.json``."""
+
+    format: Literal[1] = BUNDLE_FORMAT
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    version: str
+    neonet: str
+    outcome: str
+    preset: Preset
+    members: tuple[Member, ...] = Field(min_length=1)
+    out_of_fold: tuple[OutOfFoldScore, ...] = ()
+    threshold: float | None = None
+    """Operating point: the out-of-fold scores' Youden threshold; a score at or above it counts as positive."""
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    """Figures with their intervals, each with the protocol and the cases that it comes from."""
+    ranges: dict[str, Range] = Field(default_factory=dict)
+    """Lowest and highest value of the training cohort: spacing_x/y/z in mm, liver_ml, tumour_ml, intensities."""
+    card: ModelCard
+    hashes: dict[str, str]
+    """SHA-256 of each weights file."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose record was read; its weights load on demand, after their hash was checked."""
+
+    folder: Path
+    record: BundleRecord
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the record, which holds the hashes of all weights: it names the model exactly."""
+        return sha256_of_json(self.record.model_dump(mode="json"))
+
+    @property
+    def is_demo(self) -> bool:
+        return self.record.card.only_phantoms
+
+    def can_segment(self) -> bool:
+        return all(member.seg is not None for member in self.record.members)
+
+    def can_classify(self) -> bool:
+        return all(member.cls is not None and member.autoencoder is not None for member in self.record.members)
+
+    def segmentors(self, device: torch.device) -> list[Segmentor]:
+        """NeoSeg of every member, on `device`. Raises ``NO_SEG_MODEL``, ``BUNDLE_DAMAGED``."""
+        from neonet_core.segmentation.inference import Segmentor
+        from neonet_core.segmentation.networks import build_segmentor
+
+        if not self.can_segment():
+            raise NeoNetError("NO_SEG_MODEL", f"The bundle '{self.name}' holds no segmentation model.",
+                              "Give a label map, or a bundle with NeoSeg.")
+        loaded = []
+        for member in self.record.members:
+            network = build_segmentor(self.record.preset.seg)
+            self._load(member.seg, network)
+            loaded.append(Segmentor(network.to(device).eval(), self.record.preset.seg, member.seg_spacing))
+        return loaded
+
+    def classifiers(self, device: torch.device) -> list[tuple[torch.nn.Module, PattenNet]]:
+        """Frozen encoder and PattenNet of every member, on `device`. Raises ``NO_PNI_MODEL``, ``BUNDLE_DAMAGED``."""
+        from neonet_core.classification.pattennet import PattenNet
+        from neonet_core.generation.autoencoder import FeatureEncoder, build_autoencoder
+
+        if not self.can_classify():
+            raise NeoNetError("NO_PNI_MODEL", f"The bundle '{self.name}' holds no PNI model.",
+                              "Use a bundle with NeoCls.")
+        preset, loaded = self.record.preset, []
+        for member in self.record.members:
+            autoencoder = build_autoencoder(preset.vae)
+            self._load(member.autoencoder, autoencoder)
+            network = PattenNet(2 * preset.vae.channels[-1], preset.cls)
+            self._load(member.cls, network)
+            loaded.append((FeatureEncoder(autoencoder).to(device).eval(), network.to(device).eval()))
+        return loaded
+
+    def verify(self) -> None:
+        """Check every weights file against its hash. Raises ``BUNDLE_DAMAGED``."""
+        for file in self.record.hashes:
+            self._checked(file)
+
+    def _checked(self, file: str | None) -> Path:
+        if file is None or file not in self.record.hashes:
+            raise _damaged(self.folder, f"it names a file without a hash ({file})")
+        path = self.folder / file
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            raise _damaged(self.folder, f"{file} lies outside the bundle")
+        if not path.is_file():
+            raise _damaged(self.folder, f"{file} is missing")
+        if sha256_of_file(path) != self.record.hashes[file]:
+            raise _damaged(self.folder, f"{file} is not the file that the bundle was saved with")
+        return path
+
+    def _load(self, file: str | None, network: torch.nn.Module) -> None:
+        from safetensors import SafetensorError
+
+        from neonet_core.training.checkpoint import load_weights
+
+        try:
+            load_weights(self._checked(file), network)
+        except (RuntimeError, SafetensorError) as error:
+            raise _damaged(self.folder, f"{file} does not fit the network in its settings") from error
+
+
+def _damaged(folder: Path, why: str) -> NeoNetError:
+    return NeoNetError("BUNDLE_DAMAGED", f"The bundle {folder.name} cannot be used: {why}.",
+                       "Export or copy it again.")
+
+
+def built_in_bundles() -> dict[str, Path]:
+    """Bundles that come with the library, by name."""
+    folder = Path(str(files("neonet_core") / "resources" / "bundles"))
+    return {path.parent.name: path.parent for path in sorted(folder.glob("*/bundle.json"))}
+
+
+def load_bundle(name_or_folder: str | Path = "demo") -> Bundle:
+    """Read a bundle's record; weights are read, and their hashes checked, where they are used.
+
+    Raises
+    ------
+    NeoNetError
+        ``UNKNOWN_BUNDLE``; ``BUNDLE_DAMAGED``; ``BUNDLE_TOO_NEW`` for a format of a later NeoNet.
+    """
+    folder = built_in_bundles().get(str(name_or_folder), Path(name_or_folder))
+    path = folder / "bundle.json"
+    if not path.is_file():
+        known = ", ".join(built_in_bundles()) or "none"
+        raise NeoNetError("UNKNOWN_BUNDLE", f"There is no bundle '{name_or_folder}'.",
+                          f"Give the folder of a bundle (it holds bundle.json), or a built-in one: {known}.")
+    try:
+        content = read_json(path)
+        if isinstance(content, dict) and isinstance(content.get("format"), int) and content["format"] > BUNDLE_FORMAT:
+            raise NeoNetError("BUNDLE_TOO_NEW", f"The bundle {folder.name} has format {content['format']}; this NeoNet "
+                              f"({__version__}) reads up to {BUNDLE_FORMAT}.", "Update NeoNet.")
+        return Bundle(folder, BundleRecord.model_validate(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise _damaged(folder, f"bundle.json, {place}: {first['msg']}") from error
+    except (ValueError, OSError) as error:
+        raise _damaged(folder, "bundle.json is not readable JSON") from error
+
+
+def export_bundle(run: Run, out: Path, *, name: str, card: ModelCard, version: str = "1.0",
+                  half: bool = False) -> Bundle:
+    """Make a bundle of the folds of a run that are trained whole.
+
+    Parameters
+    ----------
+    run : Run
+    out : Path
+        The bundle's folder; must not exist. It appears whole or not at all.
+    half : bool
+        Store weights in half precision; they are computed with in single precision all the same.
+
+    Raises
+    ------
+    NeoNetError
+        ``NOTHING_TRAINED`` where no fold has a finished stage; ``EXISTS``.
+    """
+    from neonet_core.experiment.summary import summarise
+
+    if out.exists():
+        raise NeoNetError("EXISTS", f"{out} is there already.", "Choose another folder, or remove it first.")
+    settings, preset = run.settings(), run.preset()
+    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.part")
+    temporary.mkdir(parents=True)
+    try:
+        members, hashes = [], {}
+        for fold in run.fold_numbers():
+            member = _export_member(run, preset, fold, temporary, half)
+            if member is not None:
+                members.append(member)
+        members = _complete(members)
+        if not members:
+            raise NeoNetError("NOTHING_TRAINED", f"{run.folder} holds no finished stage.", "Run 'neonet train' first.")
+        for path in sorted(temporary.rglob("*.safetensors")):
+            file = path.relative_to(temporary).as_posix()
+            if any(file in (member.seg, member.autoencoder, member.cls) for member in members):
+                hashes[file] = sha256_of_file(path)
+            else:
+                path.unlink()
+        summary = summarise(run)
+        record = BundleRecord(name=name, version=version, neonet=__version__, outcome=settings["outcome"],
+                              preset=preset, members=tuple(members), hashes=hashes, card=card,
+                              out_of_fold=tuple(OutOfFoldScore(outcome=outcome, score=score)
+                                                for outcome, score in summary.out_of_fold),
+                              threshold=summary.threshold, metrics=summary.metrics, ranges=summary.ranges)
+        write_json(temporary / "bundle.json", record.model_dump(mode="json"))
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return load_bundle(out)
+
+
+def _export_member(run: Run, preset: Preset, fold: int, folder: Path, half: bool) -> Member | None:
+    from neonet_core.training.checkpoint import copy_weights
+
+    stages = {"seg": f"seg-{preset.seg.network.lower()}", "autoencoder": "vae", "cls": "cls-pattennet"}
+    parts: dict[str, str] = {}
+    figures: dict[str, Any] = {}
+    spacings: dict[str, Any] = {}
+    for part, stage in stages.items():
+        done = run.done(fold, stage)
+        if done is None:
+            continue
+        file = f"fold-{fold}/{part}.safetensors"
+        copy_weights(run.stage_folder(fold, stage) / "weights.safetensors", folder / file, half)
+        parts[part] = file
+        spacings["seg_spacing" if part == "seg" else "crop_spacing"] = done["figures"]["spacing"]
+        figures |= {key: done["figures"][key] for key in ("dice_liver", "dice_tumour", "auc") if key in done["figures"]}
+    return Member(fold=fold, figures=figures, **spacings, **parts) if parts else None
+
+
+def _complete(members: list[Member]) -> list[Member]:
+    """The members that have as many parts as the most complete one: an ensemble needs equals."""
+    def parts(member: Member) -> int:
+        return sum(part is not None for part in (member.seg, member.autoencoder, member.cls))
+
+    most = max(map(parts, members), default=0)
+    return [member for member in members if parts(member) == most]

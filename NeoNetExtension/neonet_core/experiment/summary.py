@@ -1,0 +1,75 @@
+"""What a run has reached so far, from its out-of-fold predictions: figures with intervals, threshold, ranges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from neonet_core.evaluation.auc import auc, bootstrap_interval, delong_interval, youden_threshold
+from neonet_core.experiment.predictions import read_predictions
+from neonet_core.experiment.run import Run
+from neonet_core.training.files import read_json
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Figures of a run.
+
+    Attributes
+    ----------
+    out_of_fold : tuple of (outcome, score)
+    threshold : float or None
+        Youden's threshold of the out-of-fold scores.
+    metrics : dict
+        Each with its protocol, number of cases and interval.
+    ranges : dict
+        See `neonet_core.experiment.ranges`, and spacing_x/y/z of the cohort's images in mm.
+    """
+
+    out_of_fold: tuple[tuple[int, float], ...]
+    threshold: float | None
+    metrics: dict[str, Any]
+    ranges: dict[str, Range]
+
+
+def summarise(run: Run) -> Summary:
+    """Gather the figures of all finished folds."""
+    preset = run.preset()
+    predictions = read_predictions(run)
+    truth = np.array([prediction.outcome for prediction in predictions])
+    score = np.array([prediction.probability for prediction in predictions])
+    metrics: dict[str, Any] = {"protocol": preset.protocol}
+    threshold = None
+    if len(set(truth.tolist())) == 2:
+        threshold = youden_threshold(truth, score)
+        metrics["auc_out_of_fold"] = {
+            "value": auc(truth, score), "cases": len(truth), "positives": int(truth.sum()),
+            "delong_95": list(delong_interval(truth, score)), "bootstrap_95": list(bootstrap_interval(truth, score))}
+    segmentations = [done["figures"] for fold in run.fold_numbers()
+                     if (done := run.done(fold, f"seg-{preset.seg.network.lower()}")) is not None]
+    for name in ("dice_liver", "dice_tumour", "dice"):
+        if segmentations:
+            values = [figures[name] for figures in segmentations]
+            metrics[name] = {"mean": float(np.mean(values)), "by_fold": values}
+    return Summary(tuple((int(t), float(s)) for t, s in zip(truth, score, strict=True)), threshold, metrics,
+                   _ranges(run))
+
+
+def _ranges(run: Run) -> dict[str, Range]:
+    """Ranges over the training cohort: spacings from quality control, the rest from each fold's classifier stage."""
+    quality = read_json(run.folder / "quality.json")
+    spacings = np.array([quality["facts"][case_id]["spacing"] for case_id in quality["included"]])
+    merged: dict[str, Range] = {f"spacing_{axis}": (float(values.min()), float(values.max()))
+                                for axis, values in zip("xyz", spacings.T, strict=True)}
+    for fold in run.fold_numbers():
+        done = run.done(fold, "cls-pattennet")
+        if done is None:
+            continue
+        for name, (low, high) in done["figures"]["ranges"].items():
+            before = merged.get(name, (low, high))
+            merged[name] = (min(before[0], low), max(before[1], high))
+    return merged
