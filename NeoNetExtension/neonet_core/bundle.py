@@ -1,4 +1,4 @@
-"""A trained model as a folder: save, verify, load.
+"""A trained model as a folder: its record, verifying and loading it (`experiment.export` makes one).
 
 Layout::
 
@@ -11,8 +11,6 @@ so nothing in a bundle is executed. Every file's SHA-256 is checked before it is
 
 from __future__ import annotations
 
-import shutil
-import uuid
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -23,16 +21,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from neonet_core import __version__
 from neonet_core.errors import NeoNetError
 from neonet_core.presets import Preset
-from neonet_core.training.files import read_json, sha256_of_file, sha256_of_json, write_json
+from neonet_core.training.files import read_json, sha256_of_file, sha256_of_json
 
 if TYPE_CHECKING:
     import torch
 
     from neonet_core.classification.pattennet import PattenNet
-    from neonet_core.experiment.run import Run
+    from neonet_core.generation.autoencoder import FeatureEncoder
     from neonet_core.segmentation.inference import Segmentor
 
 BUNDLE_FORMAT = 1
+"""The highest `format` that this version reads."""
 RESEARCH_USE_ONLY = "Research use only. Not a medical device; not for diagnosis or treatment."
 DEMO_WARNING = ("DEMONSTRATION MODEL, trained on simulated images only: what it finds in a real image means nothing. "
                 "No statement here is about a patient.")
@@ -63,7 +62,7 @@ class Member(Record):
 class OutOfFoldScore(Record):
     """Score of a training patient by the model of the fold that held the patient out. No identity."""
 
-    outcome: Literal[0, 1]
+    outcome: int = Field(ge=0, le=1)
     score: float
 
 
@@ -82,7 +81,7 @@ class ModelCard(Record):
 class BundleRecord(Record):
     """The content of ``bundle.json``."""
 
-    format: Literal[1] = BUNDLE_FORMAT
+    format: Literal[1] = 1
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     version: str
     neonet: str
@@ -121,6 +120,11 @@ class Bundle:
     def is_demo(self) -> bool:
         return self.record.card.only_phantoms
 
+    @property
+    def notice(self) -> str:
+        """What every output of this bundle must say."""
+        return f"{RESEARCH_USE_ONLY} {DEMO_WARNING}" if self.is_demo else RESEARCH_USE_ONLY
+
     def can_segment(self) -> bool:
         return all(member.seg is not None for member in self.record.members)
 
@@ -142,7 +146,7 @@ class Bundle:
             loaded.append(Segmentor(network.to(device).eval(), self.record.preset.seg, member.seg_spacing))
         return loaded
 
-    def classifiers(self, device: torch.device) -> list[tuple[torch.nn.Module, PattenNet]]:
+    def classifiers(self, device: torch.device) -> list[tuple[FeatureEncoder, PattenNet]]:
         """Frozen encoder and PattenNet of every member, on `device`. Raises ``NO_PNI_MODEL``, ``BUNDLE_DAMAGED``."""
         from neonet_core.classification.pattennet import PattenNet
         from neonet_core.generation.autoencoder import FeatureEncoder, build_autoencoder
@@ -224,83 +228,3 @@ def load_bundle(name_or_folder: str | Path = "demo") -> Bundle:
         raise _damaged(folder, f"bundle.json, {place}: {first['msg']}") from error
     except (ValueError, OSError) as error:
         raise _damaged(folder, "bundle.json is not readable JSON") from error
-
-
-def export_bundle(run: Run, out: Path, *, name: str, card: ModelCard, version: str = "1.0",
-                  half: bool = False) -> Bundle:
-    """Make a bundle of the folds of a run that are trained whole.
-
-    Parameters
-    ----------
-    run : Run
-    out : Path
-        The bundle's folder; must not exist. It appears whole or not at all.
-    half : bool
-        Store weights in half precision; they are computed with in single precision all the same.
-
-    Raises
-    ------
-    NeoNetError
-        ``NOTHING_TRAINED`` where no fold has a finished stage; ``EXISTS``.
-    """
-    from neonet_core.experiment.summary import summarise
-
-    if out.exists():
-        raise NeoNetError("EXISTS", f"{out} is there already.", "Choose another folder, or remove it first.")
-    settings, preset = run.settings(), run.preset()
-    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.part")
-    temporary.mkdir(parents=True)
-    try:
-        members, hashes = [], {}
-        for fold in run.fold_numbers():
-            member = _export_member(run, preset, fold, temporary, half)
-            if member is not None:
-                members.append(member)
-        members = _complete(members)
-        if not members:
-            raise NeoNetError("NOTHING_TRAINED", f"{run.folder} holds no finished stage.", "Run 'neonet train' first.")
-        for path in sorted(temporary.rglob("*.safetensors")):
-            file = path.relative_to(temporary).as_posix()
-            if any(file in (member.seg, member.autoencoder, member.cls) for member in members):
-                hashes[file] = sha256_of_file(path)
-            else:
-                path.unlink()
-        summary = summarise(run)
-        record = BundleRecord(name=name, version=version, neonet=__version__, outcome=settings["outcome"],
-                              preset=preset, members=tuple(members), hashes=hashes, card=card,
-                              out_of_fold=tuple(OutOfFoldScore(outcome=outcome, score=score)
-                                                for outcome, score in summary.out_of_fold),
-                              threshold=summary.threshold, metrics=summary.metrics, ranges=summary.ranges)
-        write_json(temporary / "bundle.json", record.model_dump(mode="json"))
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return load_bundle(out)
-
-
-def _export_member(run: Run, preset: Preset, fold: int, folder: Path, half: bool) -> Member | None:
-    from neonet_core.training.checkpoint import copy_weights
-
-    stages = {"seg": f"seg-{preset.seg.network.lower()}", "autoencoder": "vae", "cls": "cls-pattennet"}
-    parts: dict[str, str] = {}
-    figures: dict[str, Any] = {}
-    spacings: dict[str, Any] = {}
-    for part, stage in stages.items():
-        done = run.done(fold, stage)
-        if done is None:
-            continue
-        file = f"fold-{fold}/{part}.safetensors"
-        copy_weights(run.stage_folder(fold, stage) / "weights.safetensors", folder / file, half)
-        parts[part] = file
-        spacings["seg_spacing" if part == "seg" else "crop_spacing"] = done["figures"]["spacing"]
-        figures |= {key: done["figures"][key] for key in ("dice_liver", "dice_tumour", "auc") if key in done["figures"]}
-    return Member(fold=fold, figures=figures, **spacings, **parts) if parts else None
-
-
-def _complete(members: list[Member]) -> list[Member]:
-    """The members that have as many parts as the most complete one: an ensemble needs equals."""
-    def parts(member: Member) -> int:
-        return sum(part is not None for part in (member.seg, member.autoencoder, member.cls))
-
-    most = max(map(parts, members), default=0)
-    return [member for member in members if parts(member) == most]

@@ -12,7 +12,6 @@ import stat
 import struct
 import tempfile
 import zipfile
-import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,10 +89,10 @@ def read_dicom(path: Path, series: str | None = None) -> tuple[np.ndarray, np.nd
         try:
             with zipfile.ZipFile(path) as archive:
                 files = _unpack(archive, Path(folder))
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
+        except NeoNetError:
+            raise
+        except Exception as error:  # zipfile, zlib, bz2 and lzma raise many kinds on damage
             raise unreadable(error) from error
-        except RuntimeError as error:  # how zipfile says that a password is needed
-            raise NeoNetError("UNREADABLE_FILE", "The zip is encrypted.", "Give it without a password.") from error
         return _read_series(files, series)
 
 
@@ -115,6 +114,8 @@ def _unpack(archive: zipfile.ZipFile, folder: Path) -> list[Path]:
             raise _unsafe("has a member that would be written outside its folder")
         if stat.S_ISLNK(member.external_attr >> 16):
             raise _unsafe("has a symbolic link")
+        if member.flag_bits & 1:
+            raise NeoNetError("UNREADABLE_FILE", "The zip is encrypted.", "Give it without a password.")
     size = sum(member.file_size for member in members)  # zipfile reads no more of a member than this
     if size > MAX_ARCHIVE_BYTES or len(members) > MAX_ARCHIVE_FILES:
         raise _unsafe(f"would unpack to {len(members)} files of {size / 2**30:.1f} GiB in all")
@@ -140,7 +141,7 @@ def _unsafe(what: str) -> NeoNetError:
 
 def _read_series(files: Sequence[Path], series: str | None) -> tuple[np.ndarray, np.ndarray]:
     headers = _one_series([header for file in files if (header := _header(file))], series)
-    if int(headers[0].get(FRAMES) or 1) > 1:
+    if _frames(headers[0]) > 1:
         if len(headers) > 1:
             raise NeoNetError(
                 "SEVERAL_FRAMES",
@@ -231,10 +232,15 @@ def _series_order(header: dict[str, str]) -> tuple[int, str]:
     return int(number) if number.lstrip("-").isdigit() else 1 << 31, header.get(SERIES_UID, "")
 
 
+def _frames(header: dict[str, str]) -> int:
+    count = header.get(FRAMES, "")
+    return int(count) if count.isdecimal() else 1
+
+
 def _described(group: Any) -> str:
     group = list(group)
     text = "".join(c for c in group[0].get(DESCRIPTION, "") if c.isprintable())[:64].strip()
-    slices = sum(int(header.get(FRAMES) or 1) for header in group)
+    slices = sum(_frames(header) for header in group)
     kind = group[0].get(MODALITY, "")[:16]
     return f"{text or 'no description'} ({kind + ', ' if kind else ''}{slices} slice{'s' if slices != 1 else ''})"
 
@@ -371,7 +377,7 @@ def _read_multiframe(header: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:
     dataset = _parsed(Path(header["path"]))
     shared: dict[int, Any] = (dataset.get(0x52009229) or [{}])[0]
     frames = dataset.get(0x52009230) or []
-    if len(frames) != int(header[FRAMES]):
+    if len(frames) != _frames(header):
         raise NeoNetError(
             "SEVERAL_FRAMES",
             f"A multi-frame file with {header[FRAMES]} frames that does not say where each lies.",

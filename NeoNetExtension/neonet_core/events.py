@@ -26,6 +26,8 @@ from neonet_core.errors import NeoNetError
 
 T = TypeVar("T")
 
+BAR = "{desc:<32}{percentage:3.0f}%|{bar:30}| {n:g}/{total:g} [{elapsed}<{remaining}]"  # in tqdm's words
+
 
 class Events(Protocol):
     """Where a running command reports to."""
@@ -112,8 +114,7 @@ class Terminal:
 
             self._close_bar()
             self._stage = stage
-            self._bar = tqdm(total=total, initial=0, desc=stage, file=sys.stderr, leave=True, mininterval=0.5,
-                             bar_format="{desc:<28}{percentage:3.0f}%|{bar:30}| {n:g}/{total:g} [{elapsed}<{remaining}]")
+            self._bar = tqdm(total=total, desc=stage, file=sys.stderr, mininterval=0.5, bar_format=BAR)
         self._bar.total = total
         self._bar.update(done - self._bar.n)
         if done >= total:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from neonet_core.bundle import DEMO_WARNING, Bundle
 from neonet_core.cohort import MAX_TUMOUR_SHARE
-from neonet_core.experiment.ranges import image_facts
-from neonet_core.measurements import Measurements
+from neonet_core.measurements import Measurements, image_facts
 from neonet_core.preprocessing import prepare_image, prepare_label_map
 from neonet_core.tlcr import Crop
 from neonet_core.volume import Volume, to_canonical
-
-if TYPE_CHECKING:
-    pass
 
 SPACING_FACTOR = 1.5
 """A spacing beyond the training cohort's range by more than this factor is called far from it."""

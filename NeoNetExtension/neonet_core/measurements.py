@@ -1,26 +1,28 @@
-"""Sizes of liver and tumour from a label map."""
+"""Sizes of liver and tumour from a label map, and their intensities."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from neonet_core.volume import Volume
 
-MOST_HULL_POINTS = 4_000
-
 
 @dataclass(frozen=True)
 class Measurements:
-    """Attributes
+    """Sizes of a case's liver and tumour.
+
+    Attributes
     ----------
     liver_ml, tumour_ml : float
         Volumes of label 1 and of label 2.
     tumour_share : float
         n2 / (n1 + n2); 0 where there is neither.
     tumour_diameter_mm : float
-        Largest distance between two voxel centres of the largest tumour component, plus nothing; 0 without tumour.
+        Largest distance between two voxel centres of the largest tumour component; 0 without tumour.
     tumours : int
         Connected components of label 2 (26 neighbours).
     """
@@ -59,10 +61,33 @@ def _largest_diameter(mask: np.ndarray, axes: np.ndarray) -> float:
     surface = np.argwhere(mask & ~ndimage.binary_erosion(mask)) @ axes.T
     if len(surface) < 2:
         return 0.0
-    try:
+    with contextlib.suppress(QhullError):  # a flat tumour has no hull in 3D; it has few voxels
         surface = surface[ConvexHull(surface).vertices]
-    except QhullError:
-        pass  # flat tumours have no hull in 3D; they have few voxels
-    if len(surface) > MOST_HULL_POINTS:
-        surface = surface[:: -(-len(surface) // MOST_HULL_POINTS)]
     return float(pdist(surface).max())
+
+
+def image_facts(image: np.ndarray, label_map: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
+    """Figures of one prepared case.
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (X, Y, Z) in [0, 1].
+    label_map : np.ndarray
+        (X, Y, Z), 0, 1, 2.
+    spacing : sequence of float
+        Of these arrays, in mm.
+
+    Returns
+    -------
+    dict
+        Mean intensity of liver and of tumour (left out where there is none), volumes in ml.
+    """
+    millilitres = float(np.prod(spacing)) / 1000
+    liver, tumour = image[label_map == 1], image[label_map == 2]
+    facts = {"liver_ml": liver.size * millilitres, "tumour_ml": tumour.size * millilitres}
+    if liver.size:
+        facts["liver_intensity"] = float(liver.mean())
+    if tumour.size:
+        facts["tumour_intensity"] = float(tumour.mean())
+    return facts

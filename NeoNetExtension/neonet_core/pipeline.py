@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neonet_core.bundle import DEMO_WARNING, RESEARCH_USE_ONLY, Bundle, load_bundle
+from neonet_core.bundle import Bundle, load_bundle
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Events, Silent
 from neonet_core.flags import Flag, case_flags
@@ -19,8 +19,8 @@ from neonet_core.measurements import Measurements, measure
 from neonet_core.preprocessing import prepare_image, prepare_label_map
 from neonet_core.presets import CropSettings
 from neonet_core.tlcr import Crop, extract, image_channels, locate_crop, mask_patch, paste, world_to_voxel
-from neonet_core.training.files import sha256_of_json, write_json
-from neonet_core.volume import Volume, resample_like, same_grid, to_canonical, write_volume
+from neonet_core.training.files import write_json
+from neonet_core.volume import Volume, resample_like, same_grid, write_volume
 
 if TYPE_CHECKING:
     import torch
@@ -116,7 +116,7 @@ class CaseResult:
         record = self.bundle.record
         score = self.score
         content: dict[str, Any] = {
-            "format": SCORE_FORMAT, "case": self.case, "notice": RESEARCH_USE_ONLY,
+            "format": SCORE_FORMAT, "case": self.case, "notice": self.bundle.notice,
             "bundle": {"name": record.name, "version": record.version, "hash": self.bundle.hash},
             "outcome": record.outcome, "probability": None, "spread": None, "members": [], "threshold": None,
             "share_of_training_scores_below": {}, "label_source": self.label_source,
@@ -211,7 +211,8 @@ def _shares_below(bundle: Bundle, probability: float) -> dict[str, float]:
 
 def predict_case(image: Volume, *, label_map: Volume | None = None, bundle: str | Path | Bundle = "demo",
                  seg_bundle: str | Path | Bundle | None = None, case: str = "case", tumour_at: Point | None = None,
-                 crop_center: Point | None = None, device: str = "auto", events: Events | None = None) -> CaseResult:
+                 crop_center: Point | None = None, need_score: bool = False, device: str = "auto",
+                 events: Events | None = None) -> CaseResult:
     """Take one case from the image to the PNI score.
 
     Parameters
@@ -228,6 +229,8 @@ def predict_case(image: Volume, *, label_map: Volume | None = None, bundle: str 
         How the case is called in files and report; must not be a patient's name.
     tumour_at, crop_center : (R, A, S) in mm or None
         Which tumour, or where to crop.
+    need_score : bool
+        An empty tumour or a bundle without PNI model is an error instead of a flag.
 
     Returns
     -------
@@ -237,7 +240,7 @@ def predict_case(image: Volume, *, label_map: Volume | None = None, bundle: str 
     Raises
     ------
     NeoNetError
-        As `cut_patch` and the bundle's loading do; an empty tumour is a flag here, not an error.
+        As `cut_patch` and the bundle's loading do; ``EMPTY_TUMOUR`` and ``NO_PNI_MODEL`` only with `need_score`.
     """
     from neonet_core.training.device import choose_device
 
@@ -261,7 +264,9 @@ def predict_case(image: Volume, *, label_map: Volume | None = None, bundle: str 
     patch: TumourPatch | None = None
     score: Score | None = None
     settings = model.record.preset.crop
-    if measurements.tumour_ml > 0:
+    if need_score and not model.can_classify():
+        raise NeoNetError("NO_PNI_MODEL", f"The bundle '{model.name}' holds no PNI model.", "Use a bundle with NeoCls.")
+    if measurements.tumour_ml > 0 or need_score:  # cut_patch raises EMPTY_TUMOUR
         with _timed(seconds, "crop"):
             patches = _member_patches(model, image, label_map, settings, tumour_at, crop_center)
             patch = patches[0]

@@ -50,7 +50,8 @@ def prepare_label_map(label_map: Volume, spacing: Sequence[float] | None) -> Vol
     return canonical if spacing is None else resample_to_spacing(canonical, spacing, order=0)
 
 
-def resolve_spacing(spacing: Spacing, training_spacings: Sequence[Sequence[float]]) -> tuple[float, float, float] | None:
+def resolve_spacing(spacing: Spacing,
+                    training_spacings: Sequence[Sequence[float]]) -> tuple[float, float, float] | None:
     """Turn a preset's spacing into millimetres.
 
     Parameters

@@ -6,6 +6,7 @@ superior). Geometry is always compared in world space: tools differ in the order
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import uuid
@@ -170,6 +171,7 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
     from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
 
     with open(path, "rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
@@ -178,13 +180,14 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
         stream.seek(0)
         try:
             # Unchecked: the check would replace a spacing of zero by one.
-            header = (Nifti2Header if is_nifti2 else Nifti1Header).from_fileobj(stream, check=False)
+            block = stream.read(540 if is_nifti2 else 348)
+            header = (Nifti2Header if is_nifti2 else Nifti1Header)(block, check=False)
             if header["sizeof_hdr"] not in (348, 540) or bytes(header["magic"].item())[:3] not in (b"n+1", b"n+2"):
                 raise unreadable()
             shape = header.get_data_shape()
             dtype = header.get_data_dtype()
             slope, intercept = header.get_slope_inter()
-        except HeaderDataError as error:
+        except (HeaderDataError, WrapStructError, KeyError) as error:
             raise unreadable(error) from error
         shape = _one_frame(shape)
         if dtype.kind not in "iuf":
@@ -218,13 +221,13 @@ def _nifti_affine(header: Any) -> np.ndarray:
         header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1  # NIfTI: 0 means 1
         try:
             affine = header.get_qform()
-        except HeaderDataError as error:
+        except (HeaderDataError, ValueError) as error:
             raise NeoNetError("BAD_AFFINE", "The qform is no rotation.", "Export the volume again.") from error
     else:
         # The file says nothing of orientation, and the standard, nibabel and ITK differ: as Slicer (ITK) shows it.
         affine = LPS_TO_RAS @ np.diag([*pixdim, 1.0])
     to_mm = {1: 1000.0, 3: 0.001}.get(int(header["xyzt_units"]) & 7, 1.0)  # metres, micrometres
-    return np.diag([to_mm, to_mm, to_mm, 1.0]) @ affine
+    return np.vstack([affine[:3] * to_mm, [0.0, 0.0, 0.0, 1.0]])
 
 
 def _read_itk(path: Path, image_io: str) -> tuple[np.ndarray, np.ndarray]:
@@ -235,15 +238,41 @@ def _read_itk(path: Path, image_io: str) -> tuple[np.ndarray, np.ndarray]:
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
+        if reader.GetNumberOfComponents() > 1:
+            raise _several_components(f"{reader.GetNumberOfComponents()} values in each voxel")
+        _one_frame(reader.GetSize())
+        image = reader.Execute()
     except RuntimeError as error:
-        if any(word in str(error).lower() for word in ("determinant", "spacing", "direction")):
+        reason = str(error).replace(str(path), "").lower()
+        if any(word in reason for word in ("determinant", "spacing", "direction")):
             raise NeoNetError("BAD_AFFINE", "Its axes are no grid in space.", "Export the volume again.") from error
         raise
-    if reader.GetNumberOfComponents() > 1:
-        raise _several_components(f"{reader.GetNumberOfComponents()} values in each voxel")
-    _one_frame(reader.GetSize())
-    image = reader.Execute()
+    _verify_checksum(path)
     return itk_array(image), itk_affine(image)
+
+
+def _verify_checksum(path: Path) -> None:
+    """Raise where the compressed voxels of a NRRD or MetaImage file are damaged: ITK returns whatever unpacks."""
+    fields: dict[bytes, bytes] = {}
+    with open(path, "rb") as file:
+        for line in file:
+            key, _, value = line.partition(b":" if path.suffix.lower() in (".nrrd", ".nhdr") else b"=")
+            fields[key.strip().lower()] = value.strip()
+            if key.strip().lower() in (b"", b"elementdatafile"):  # where the header of NRRD, of MetaImage ends
+                break
+        start = file.tell()
+    coding = fields.get(b"encoding") or fields.get(b"compresseddata") or b""
+    name = fields.get(b"data file") or fields.get(b"datafile") or fields.get(b"elementdatafile") or b"LOCAL"
+    source = path if name.upper() == b"LOCAL" else path.parent / os.fsdecode(name)
+    if coding.lower() not in (b"gzip", b"gz", b"true") or b"byte skip" in fields or not source.is_file():
+        return
+    inflate = zlib.decompressobj(wbits=47)  # zlib or gzip, by their first bytes
+    with open(source, "rb") as file:
+        file.seek(start if source is path else 0)
+        while not inflate.eof and (block := file.read(1 << 16)):
+            inflate.decompress(block)
+    if not inflate.eof:
+        raise unreadable()
 
 
 def simpleitk() -> Any:
@@ -376,7 +405,8 @@ def write_volume(volume: Volume, path: str | os.PathLike[str]) -> None:
         reason = getattr(error, "strerror", None) or "the writer failed"
         raise NeoNetError("CANNOT_WRITE", f"{path}: {reason}.", "Check the permissions and the free space.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _write_nifti(array: np.ndarray, affine: np.ndarray, path: Path) -> None:

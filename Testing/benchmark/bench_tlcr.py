@@ -6,6 +6,7 @@
 import time
 
 import numpy as np
+
 from neonet_core.tlcr import tlcr
 
 SHAPE = (512, 512, 200)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
+
 from neonet_core.errors import NeoNetError
 from neonet_core.evaluation.auc import auc, bootstrap_interval, delong, delong_interval, youden_threshold
-from scipy.stats import norm
 
 
 @st.composite

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from neonet_core.errors import NeoNetError
 from neonet_core.tlcr import (
     extract,

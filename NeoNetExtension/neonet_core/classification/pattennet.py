@@ -81,16 +81,17 @@ class PattenNet(nn.Module):
 
     def fit_normalisation(self, features: torch.Tensor) -> None:
         """Take mean and standard deviation of each channel from the training cases' features (N, C, X, Y, Z)."""
-        count, total, squares = 0, 0.0, 0.0
-        for case in features:  # one case at a time: the whole in double precision would not fit
-            case = case.double()
-            count += case[0].numel()
-            total = total + case.sum(dim=(1, 2, 3))
-            squares = squares + case.pow(2).sum(dim=(1, 2, 3))
-        mean = total / count  # type: ignore[operator]
-        variance = squares / count - mean**2  # type: ignore[operator]
+        # one case at a time: the whole in double precision would not fit
+        total = torch.zeros_like(self.feature_mean, dtype=torch.float64)
+        squares = torch.zeros_like(total)
+        for case in features:
+            values = case.double().cpu()
+            total += values.sum(dim=(1, 2, 3))
+            squares += values.pow(2).sum(dim=(1, 2, 3))
+        count = features.numel() // features.shape[1]
+        mean = total / count
         self.feature_mean.copy_(mean)
-        self.feature_std.copy_(variance.clamp_min(1e-12).sqrt())
+        self.feature_std.copy_((squares / count - mean**2).clamp_min(1e-12).sqrt())
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(N, C, X, Y, Z) features -> (N,) logits."""

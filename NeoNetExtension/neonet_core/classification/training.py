@@ -21,7 +21,6 @@ from neonet_core.presets import ClsSettings
 from neonet_core.training.loop import Fit, Validation, derive_seed, fit, seed_everything
 from neonet_core.training.patches import Patches
 
-
 VIEWS = tuple(itertools.chain.from_iterable(itertools.combinations((2, 3, 4), n) for n in range(4)))
 """The eight mirrored views of a batch (N, C, X, Y, Z), as the axes that are flipped; the first is the patch itself."""
 

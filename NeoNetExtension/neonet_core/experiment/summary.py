@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from neonet_core.bundle import OutOfFoldScore, Range
 from neonet_core.evaluation.auc import auc, bootstrap_interval, delong_interval, youden_threshold
 from neonet_core.experiment.predictions import read_predictions
 from neonet_core.experiment.run import Run
 from neonet_core.training.files import read_json
-
-Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Summary:
 
     Attributes
     ----------
-    out_of_fold : tuple of (outcome, score)
+    out_of_fold : tuple of OutOfFoldScore
     threshold : float or None
         Youden's threshold of the out-of-fold scores.
     metrics : dict
@@ -30,7 +29,7 @@ class Summary:
         See `neonet_core.experiment.ranges`, and spacing_x/y/z of the cohort's images in mm.
     """
 
-    out_of_fold: tuple[tuple[int, float], ...]
+    out_of_fold: tuple[OutOfFoldScore, ...]
     threshold: float | None
     metrics: dict[str, Any]
     ranges: dict[str, Range]
@@ -55,8 +54,8 @@ def summarise(run: Run) -> Summary:
         if segmentations:
             values = [figures[name] for figures in segmentations]
             metrics[name] = {"mean": float(np.mean(values)), "by_fold": values}
-    return Summary(tuple((int(t), float(s)) for t, s in zip(truth, score, strict=True)), threshold, metrics,
-                   _ranges(run))
+    scores = tuple(OutOfFoldScore(outcome=p.outcome, score=p.probability) for p in predictions)
+    return Summary(scores, threshold, metrics, _ranges(run))
 
 
 def _ranges(run: Run) -> dict[str, Range]:

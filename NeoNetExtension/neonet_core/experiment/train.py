@@ -146,8 +146,9 @@ class FoldTraining:
 
     def _inputs(self, **settings: Any) -> dict[str, Any]:
         """What a stage depends on: its settings, the seed, and the content of the cases in each part."""
-        parts = {part: {case.case_id: [self._identities[case.case_id], case.outcome] for case in getattr(self._fold, part)}
-                 for part in ("learning", "stopping", "validation")}
+        parts = {
+            part: {case.case_id: [self._identities[case.case_id], case.outcome] for case in getattr(self._fold, part)}
+            for part in ("learning", "stopping", "validation")}
         return {"seed": self._seed, "fold": self._fold.number, "device": self._device.type, "cases": parts, **settings}
 
     def _stage_seed(self, stage: str) -> int:
@@ -215,10 +216,10 @@ class FoldTraining:
             cases = self._fold.validation
             scores = classify_patches(encoder, network, self._patches(cases), self._device, self._events,
                                       self._name(stage))
-            outcomes = np.array([case.outcome for case in cases])
+            outcomes = [case.outcome for case in cases if case.outcome is not None]
             return {**_figures(result), "spacing": self._crop_spacing, "protocol": self._preset.protocol,
-                    "auc": auc(outcomes, scores) if len(set(outcomes.tolist())) == 2 else None,
-                    "predictions": [Prediction(case.case_id, case.patient_id, self._fold.number, stage, int(outcome),
+                    "auc": auc(outcomes, scores) if len(set(outcomes)) == 2 else None,
+                    "predictions": [Prediction(case.case_id, case.patient_id, self._fold.number, stage, outcome,
                                                float(score)).to_json()
                                     for case, outcome, score in zip(cases, outcomes, scores, strict=True)],
                     "ranges": cohort_ranges(self._load(self._fold.training, self._crop_spacing))}

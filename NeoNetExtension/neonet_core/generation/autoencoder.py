@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from monai.networks.nets import AutoencoderKL
 
 from neonet_core.events import Events
 from neonet_core.presets import VaeSettings
@@ -14,13 +15,11 @@ from neonet_core.training.loop import Fit, Validation, derive_seed, fit, seed_ev
 from neonet_core.training.patches import Patches
 
 
-def build_autoencoder(settings: VaeSettings) -> torch.nn.Module:
+def build_autoencoder(settings: VaeSettings) -> AutoencoderKL:
     """AutoencoderKL: (N, 1, X, Y, Z) intensities <-> (N, latent_channels, X/4, Y/4, Z/4) for three levels of channels.
 
     No attention: at a factor of four the latent map has 6,912 positions, too many for a gain (DESIGN, section 6).
     """
-    from monai.networks.nets import AutoencoderKL
-
     levels = len(settings.channels)
     return AutoencoderKL(
         spatial_dims=3, in_channels=1, out_channels=1, channels=settings.channels,
@@ -41,9 +40,9 @@ class FeatureEncoder(torch.nn.Module):
         Shares its weights with this module.
     """
 
-    def __init__(self, autoencoder: torch.nn.Module) -> None:
+    def __init__(self, autoencoder: AutoencoderKL) -> None:
         super().__init__()
-        *before_projection, _projection = autoencoder.encoder.blocks
+        *before_projection, _projection = autoencoder.get_submodule("encoder.blocks").children()
         self.blocks = torch.nn.ModuleList(before_projection)
         self.requires_grad_(False)
 
@@ -90,7 +89,7 @@ def train_autoencoder(training: Patches, stopping: Patches,
     result = fit(network, stage=stage, settings=settings, batches=patches.batches,
                  steps_per_epoch=patches.steps_per_epoch, loss=loss,
                  validation=Validation(measure, "l1", "lower") if len(held_out) else None, folder=folder, seed=seed,
-                 device=device, events=events)
+                 device=device, events=events, channels_last=True)
     return network, result
 
 

@@ -6,6 +6,7 @@ Every patch depends on (seed, epoch, index) alone, so that a resumed training se
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,7 +93,7 @@ def _padded(array: np.ndarray, size: np.ndarray) -> np.ndarray:
     return np.pad(array, [(0, int(n - have)) for n, have in zip(size, array.shape, strict=True)])
 
 
-def _augmentation():  # type: ignore[no-untyped-def]
+def _augmentation() -> Any:
     """Flips, a small affine change, and what scanners vary: contrast, brightness, noise, blur."""
     from monai.transforms import (
         Compose,

@@ -54,7 +54,7 @@ def train_segmentor(training: Sequence[PreparedCase], stopping: Sequence[Prepare
 
     result = fit(network, stage=stage, settings=settings, batches=batches, steps_per_epoch=sampler.steps_per_epoch,
                  loss=loss, validation=Validation(measure, "dice", "higher") if stopping else None, folder=folder,
-                 seed=seed, device=device, events=events)
+                 seed=seed, device=device, events=events, channels_last=settings.network == "UNet")
     return network, result
 
 

@@ -87,7 +87,8 @@ def learning_rate(settings: Training, epoch: int) -> float:
 
 def fit(model: torch.nn.Module, *, stage: str, settings: Training, batches: Callable[[int], Iterable[Batch]],
         steps_per_epoch: int, loss: Callable[[torch.nn.Module, Batch], torch.Tensor],
-        validation: Validation | None, folder: Path, seed: int, device: torch.device, events: Events) -> Fit:
+        validation: Validation | None, folder: Path, seed: int, device: torch.device, events: Events,
+        channels_last: bool = False) -> Fit:
     """Train `model` in place and leave it, in evaluation mode, with the weights that were chosen.
 
     Resumes from ``folder/checkpoint.safetensors`` where there is one: on a CPU the outcome is the same to the bit as
@@ -109,6 +110,9 @@ def fit(model: torch.nn.Module, *, stage: str, settings: Training, batches: Call
         Receives ``checkpoint.safetensors``, ``best.safetensors`` and ``log.jsonl``.
     seed : int
         Seeds the global generators (dropout, reparametrisation) at the first epoch.
+    channels_last : bool
+        On a CPU, compute with the channels as the innermost axis: 1.3 to 1.4 times faster for the U-Net and the
+        autoencoder, slower for others (DESIGN, section 6).
 
     Returns
     -------
@@ -123,6 +127,8 @@ def fit(model: torch.nn.Module, *, stage: str, settings: Training, batches: Call
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay,
                                   fused=on_cuda)
     model.to(device)
+    if channels_last and device.type == "cpu":
+        model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     ema = None
     if settings.ema_decay is not None:
         ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)

@@ -1,0 +1,378 @@
+"""The commands: one for each user task, each a thin layer over the library.
+
+Everything heavy is imported inside the command that needs it, so that ``neonet --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import re
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from neonet_core import __version__
+from neonet_core.errors import NeoNetError
+from neonet_core.events import Events, JsonLines, Terminal
+
+DONE, OUR_FAULT, WRONG_INPUT = 0, 1, 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+DEVICES = ("auto", "cpu", "cuda", "mps")
+IMAGE_HELP = ".nii, .nii.gz, .nrrd, .mha/.mhd, a DICOM folder or a .zip of one"
+LABEL_HELP = "label map on the image's grid: 0 background, 1 liver, 2 tumour"
+POINT_OPTIONS = ("--tumour-at", "--crop-center")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code (0 done, 1 a fault of ours, 2 wrong input or usage)."""
+    argv = _join_negative_points(list(sys.argv[1:] if arguments is None else arguments))
+    events: Events = JsonLines() if "--json" in argv else Terminal()
+    try:
+        options = _parser().parse_args(argv)
+        options.run(options, events)
+        return DONE
+    except NeoNetError as error:
+        events.error(error)
+        return WRONG_INPUT
+    except KeyboardInterrupt:
+        events.error(NeoNetError("INTERRUPTED", "Stopped.", "A training goes on where it was when the same command is "
+                                 "given again."))
+        return INTERRUPTED
+    except Exception as error:
+        known = _environment_fault(error)
+        if known is not None:
+            events.error(known)
+            return WRONG_INPUT
+        events.error(NeoNetError("INTERNAL", f"NeoNet failed: {type(error).__name__}.",
+                                 f"This is a fault of ours; the details are in {_write_traceback()}"))
+        return OUR_FAULT
+
+
+def _environment_fault(error: Exception) -> NeoNetError | None:
+    """What the machine and not the program is to blame for, in words."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return NeoNetError("DISK_FULL", "The disk is full.", "Free some space, or choose another --out.")
+    if isinstance(error, PermissionError):
+        return NeoNetError("NOT_WRITABLE", f"No permission for {error.filename}.", "Choose another --out.")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return NeoNetError("OUT_OF_MEMORY", "There is not enough memory for this.",
+                           "Close other programs, choose --device cpu, or a smaller batch (--set ...batch_size=1).")
+    return None
+
+
+def _write_traceback() -> Path:
+    handle, name = tempfile.mkstemp(prefix="neonet-", suffix=".log")
+    with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        traceback.print_exc(file=stream)
+    return Path(name)
+
+
+def _join_negative_points(argv: list[str]) -> list[str]:
+    """Let ``--crop-center -20,5,30`` pass: argparse would take a value that begins with a minus for an option."""
+    joined: list[str] = []
+    for argument in argv:
+        if joined and joined[-1] in POINT_OPTIONS and re.match(r"-[\d.]", argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports wrong usage as every other error is reported."""
+
+    def error(self, message: str) -> NoReturn:
+        raise NeoNetError("USAGE", f"{message[:1].upper()}{message[1:]}.", f"See '{self.prog} --help'.")
+
+
+# --- what the options' texts become -----------------------------------------------------------------------------
+
+
+def _point(text: str) -> tuple[float, float, float]:
+    try:
+        x, y, z = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a point R,A,S in millimetres") from None
+    return x, y, z
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of numbers such as 0,1") from None
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+# --- the parser --------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = _Parser(add_help=False)
+    common.add_argument("--json", action="store_true", help="one JSON event a line on stdout")
+    common.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
+
+    parser = _Parser(prog="neonet", description="Predicts perineural invasion of cholangiocarcinoma from one "
+                     "hepatobiliary-phase T1 MRI. Research use only.")
+    parser.add_argument("--version", action="version", version=f"neonet {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def command(name: str, run: Callable[[argparse.Namespace, Events], None], text: str,
+                group: argparse._SubParsersAction = commands) -> argparse.ArgumentParser:
+        added = group.add_parser(name, parents=[common], help=text, description=text[:1].upper() + text[1:] + ".")
+        added.set_defaults(run=run)
+        return added
+
+    def image_and_series(added: argparse.ArgumentParser) -> None:
+        added.add_argument("image", metavar="IMAGE", type=Path, help=IMAGE_HELP)
+        added.add_argument("--series", help="which series of a DICOM folder: its number in the list, or its UID")
+
+    def bundle(added: argparse.ArgumentParser, default: str | None = "demo") -> None:
+        added.add_argument("--bundle", default=default, metavar="B", help="folder or name of a bundle"
+                           + (f" (default: {default})" if default else ""))
+
+    def crop_place(added: argparse.ArgumentParser) -> None:
+        added.add_argument("--tumour-at", type=_point, metavar="R,A,S", help="the tumour at or nearest to this point")
+        added.add_argument("--crop-center", type=_point, metavar="R,A,S", help="centre of the crop, in mm")
+
+    demo = command("demo", _demo, "a simulated case through the built-in demonstration model, with its report")
+    demo.add_argument("--out", type=Path, default=Path("neonet-demo"), help="folder (default: neonet-demo)")
+    demo.add_argument("--train", action="store_true", help="train the built-in model anew instead (about an hour)")
+
+    phantom = command("phantom", _phantom, "simulate a cohort with a known PNI signal")
+    phantom.add_argument("out", metavar="OUT", type=Path)
+    phantom.add_argument("--cases", type=int, default=128)
+    phantom.add_argument("--positives", type=int, default=44)
+    phantom.add_argument("--seed", type=int, default=0)
+    phantom.add_argument("--size", choices=("small", "full"), default="full",
+                         help="240 x 240 x 100 voxels (full) or half of that along each axis")
+    phantom.add_argument("--strength", type=float, default=1.0, help="of the PNI signal; 0: none (default: 1)")
+
+    cohort = commands.add_parser("cohort", help="check or split a cohort").add_subparsers(
+        metavar="ACTION", required=True, parser_class=_Parser)
+    check = command("check", _cohort_check, "quality control of a manifest, with a reason for each exclusion", cohort)
+    check.add_argument("--out", type=Path, metavar="REPORT.json", help="write the report, with each case's facts")
+    split = command("split", _cohort_split, "stratified folds by patient, written once and reused", cohort)
+    split.add_argument("--folds", type=int, default=5)
+    split.add_argument("--seed", type=int, default=0)
+    split.add_argument("--out", type=Path, required=True, metavar="FOLDS.json")
+    for added in (check, split):
+        added.add_argument("cases", metavar="CASES.csv", type=Path)
+        added.add_argument("--outcome", default="pni", help="outcome column (default: pni)")
+
+    segment = command("segment", _segment, "label map of liver and tumour")
+    image_and_series(segment)
+    bundle(segment)
+    segment.add_argument("--out", type=Path, required=True, metavar="LABEL.nii.gz")
+
+    crop = command("crop", _crop, "the tumour-localised crop (TLCR): image, mask, t1, t2 and crop.json")
+    image_and_series(crop)
+    crop.add_argument("label", metavar="LABEL", type=Path, help=LABEL_HELP)
+    bundle(crop, default=None)
+    crop.add_argument("--component", choices=("all", "largest"), help="the box of all tumours (default), or of the "
+                      "largest; with --bundle: as the bundle has it")
+    crop_place(crop)
+    crop.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+    classify = command("classify", _classify, "PNI score of an image with its label map")
+    image_and_series(classify)
+    classify.add_argument("label", metavar="LABEL", type=Path, help=LABEL_HELP)
+    bundle(classify)
+    crop_place(classify)
+    classify.add_argument("--out", type=Path, required=True, metavar="SCORE.json")
+
+    predict = command("predict", _predict, "the whole case: label map, crop, score, attention map and report")
+    image_and_series(predict)
+    predict.add_argument("--label", type=Path, metavar="LABEL", help=LABEL_HELP + "; replaces ours")
+    bundle(predict)
+    predict.add_argument("--seg-bundle", metavar="B", help="another bundle whose segmentation is used")
+    predict.add_argument("--case", default="case", metavar="NAME", help="name in the report; no patient's name")
+    crop_place(predict)
+    predict.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+    train = command("train", _train, "train the models of a cohort, fold by fold; resumes after a stop")
+    train.add_argument("cases", metavar="CASES.csv", type=Path)
+    train.add_argument("--preset", required=True, metavar="NAME|FILE",
+                       help="demo, neonet, paper, smoke, tiny, or a .yaml file")
+    train.add_argument("--out", type=Path, required=True, metavar="RUN")
+    train.add_argument("--outcome", default="pni", help="outcome column (default: pni)")
+    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes",
+                       help="change a setting, e.g. seg.epochs=20; may be repeated")
+    train.add_argument("--folds", type=_numbers, metavar="0,1", help="folds to run (default: all)")
+    train.add_argument("--split", type=Path, metavar="FOLDS.json", help="folds from 'neonet cohort split'")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--stages", type=_names, default=["seg", "vae", "cls"], metavar="seg,vae,cls")
+    train.add_argument("--models", type=_names, default=[], metavar="UNet,...", help="segmentation networks")
+    train.add_argument("--protocol", choices=("paper", "rigorous"), help="instead of the preset's")
+
+    bundles = commands.add_parser("bundle", help="export, inspect or verify a trained model").add_subparsers(
+        metavar="ACTION", required=True, parser_class=_Parser)
+    export = command("export", _bundle_export, "make a bundle of a training run", bundles)
+    export.add_argument("folder", metavar="RUN", type=Path)
+    export.add_argument("out", metavar="OUT", type=Path)
+    export.add_argument("--name", help="the bundle's name (default: that of its folder)")
+    export.add_argument("--half", action="store_true", help="store the weights in half precision")
+    export.add_argument("--intended-use", default="Research on the kind of images that it was trained on.")
+    export.add_argument("--training-data", default="Not described by whoever exported the bundle.")
+    export.add_argument("--limits", default="Not validated on data of other scanners or hospitals.")
+    for name, action, text in (("info", _bundle_info, "what a bundle holds"),
+                               ("verify", _bundle_verify, "check every file of a bundle against its hash")):
+        command(name, action, text, bundles).add_argument("bundle", metavar="B")
+    return parser
+
+
+# --- the commands ------------------------------------------------------------------------------------------------
+
+
+def _demo(options: argparse.Namespace, events: Events) -> None:
+    from neonet_core import demo
+
+    if options.train:
+        bundle = demo.train_demo_bundle(options.out, options.device, events)
+        events.result(bundle=bundle.folder, metrics=bundle.record.metrics)
+    else:
+        events.result(report=demo.run_demo(options.out, options.device, events).resolve())
+
+
+def _phantom(options: argparse.Namespace, events: Events) -> None:
+    from neonet_core.phantom import write_cohort
+
+    path = write_cohort(options.out, options.cases, options.positives, options.seed, options.size, options.strength,
+                        events)
+    events.result(cases=path)
+
+
+def _cohort_check(options: argparse.Namespace, events: Events) -> None:
+    from neonet_core.cohort import check_cohort, read_manifest
+    from neonet_core.training.files import write_json
+
+    report = check_cohort(read_manifest(options.cases, options.outcome), events)
+    events.log(report.table())
+    if options.out:
+        write_json(options.out, report.to_json())
+    facts = report.to_json()
+    events.result(cases=facts["cases"], usable=len(facts["included"]), excluded=len(facts["exclusions"]),
+                  **({"exclusions": facts["exclusions"]} if options.json else {}))
+
+
+def _cohort_split(options: argparse.Namespace, events: Events) -> None:
+    from neonet_core.cohort import read_manifest, stratified_folds
+
+    folds = stratified_folds(read_manifest(options.cases, options.outcome), options.folds, options.seed)
+    folds.write(options.out)
+    events.result(folds=options.out)
+
+
+def _segment(options: argparse.Namespace, events: Events) -> None:
+    from neonet_core.bundle import load_bundle
+    from neonet_core.segmentation.inference import segment
+    from neonet_core.training.device import choose_device
+    from neonet_core.volume import read_volume, write_volume
+
+    device = choose_device(options.device)
+    bundle = load_bundle(options.bundle)
+    label_map = segment(read_volume(options.image, options.series), bundle.segmentors(device), device, events)
+    write_volume(label_map, options.out)
+    events.result(label_map=options.out, bundle=bundle.name, notice=bundle.notice)
+
+
+def _crop(options: argparse.Namespace, events: Events) -> None:
+    from neonet_core.bundle import load_bundle
+    from neonet_core.pipeline import cut_patch, write_patch
+    from neonet_core.presets import CropSettings
+    from neonet_core.volume import read_label_map, read_volume
+
+    settings, spacing = CropSettings(), None
+    if options.bundle:
+        record = load_bundle(options.bundle).record
+        settings, spacing = record.preset.crop, record.members[0].crop_spacing
+    if options.component:
+        settings = settings.model_copy(update={"component": options.component})
+    patch = cut_patch(read_volume(options.image, options.series), read_label_map(options.label), settings, spacing,
+                      tumour_at=options.tumour_at, crop_center=options.crop_center)
+    write_patch(patch, options.out)
+    if patch.crop.coverage < 1:
+        events.log(f"The crop holds {patch.crop.coverage:.0%} of the tumour.", "warning")
+    events.result(crop=options.out, coverage=patch.crop.coverage)
+
+
+def _classify(options: argparse.Namespace, events: Events) -> None:
+    from neonet_core.pipeline import predict_case
+    from neonet_core.training.files import write_json
+    from neonet_core.volume import read_label_map, read_volume
+
+    result = predict_case(read_volume(options.image, options.series), label_map=read_label_map(options.label),
+                          bundle=options.bundle, tumour_at=options.tumour_at, crop_center=options.crop_center,
+                          need_score=True, device=options.device, events=events)
+    content = result.to_json()
+    write_json(options.out, content)
+    _report_case(content, events, score=options.out)
+
+
+def _predict(options: argparse.Namespace, events: Events) -> None:
+    from neonet_core.pipeline import predict_case, write_case
+    from neonet_core.volume import read_label_map, read_volume
+
+    image = read_volume(options.image, options.series)
+    label_map = read_label_map(options.label) if options.label else None
+    result = predict_case(image, label_map=label_map, bundle=options.bundle, seg_bundle=options.seg_bundle,
+                          case=options.case, tumour_at=options.tumour_at, crop_center=options.crop_center,
+                          device=options.device, events=events)
+    report = write_case(result, options.out)
+    _report_case(result.to_json(), events, report=report.resolve())
+
+
+def _report_case(content: dict, events: Events, **files: Path) -> None:
+    for flag in content["flags"]:
+        events.log(f"{flag['code']}: {flag['message']}", "warning")
+    events.result(probability=content["probability"], spread=content["spread"], bundle=content["bundle"]["name"],
+                  flags=[flag["code"] for flag in content["flags"]], notice=content["notice"], **files)
+
+
+def _train(options: argparse.Namespace, events: Events) -> None:
+    from neonet_core.cohort import read_manifest
+    from neonet_core.experiment.summary import summarise
+    from neonet_core.experiment.train import train
+    from neonet_core.presets import load_preset
+
+    changes = [*options.changes, *([f"protocol={options.protocol}"] if options.protocol else [])]
+    run = train(read_manifest(options.cases, options.outcome), load_preset(options.preset, changes), options.out,
+                seed=options.seed, folds=options.folds, split=options.split, stages=options.stages,
+                models=options.models, device=options.device, events=events)
+    events.result(run=run.folder, predictions=run.folder / "predictions.csv", metrics=summarise(run).metrics)
+
+
+def _bundle_export(options: argparse.Namespace, events: Events) -> None:
+    from neonet_core.bundle import ModelCard
+    from neonet_core.experiment.export import export_bundle
+    from neonet_core.experiment.run import Run
+
+    card = ModelCard(intended_use=options.intended_use, training_data=options.training_data, limits=options.limits)
+    bundle = export_bundle(Run(options.folder), options.out, name=options.name or options.out.name, card=card,
+                           half=options.half)
+    events.result(bundle=bundle.folder, hash=bundle.hash, members=len(bundle.record.members))
+
+
+def _bundle_info(options: argparse.Namespace, events: Events) -> None:
+    from neonet_core.bundle import load_bundle
+
+    bundle = load_bundle(options.bundle)
+    record = bundle.record.model_dump(mode="json", exclude={"preset", "hashes", "out_of_fold", "members"})
+    events.result(**record, hash=bundle.hash, preset=bundle.record.preset.name, members=len(bundle.record.members),
+                  notice=bundle.notice)
+
+
+def _bundle_verify(options: argparse.Namespace, events: Events) -> None:
+    from neonet_core.bundle import load_bundle
+
+    bundle = load_bundle(options.bundle)
+    bundle.verify()
+    events.result(bundle=bundle.name, verified=len(bundle.record.hashes), hash=bundle.hash)

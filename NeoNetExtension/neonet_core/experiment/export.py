@@ -1,0 +1,91 @@
+"""From a training run to a bundle."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+from neonet_core import __version__
+from neonet_core.bundle import Bundle, BundleRecord, Member, ModelCard, load_bundle
+from neonet_core.errors import NeoNetError
+from neonet_core.experiment.run import Run
+from neonet_core.experiment.summary import summarise
+from neonet_core.presets import Preset
+from neonet_core.training.checkpoint import copy_weights
+from neonet_core.training.files import sha256_of_file, write_json
+
+
+def export_bundle(run: Run, out: Path, *, name: str, card: ModelCard, version: str = "1.0",
+                  half: bool = False) -> Bundle:
+    """Make a bundle of the folds of a run that are trained whole.
+
+    Parameters
+    ----------
+    run : Run
+    out : Path
+        The bundle's folder; must not exist. It appears whole or not at all.
+    half : bool
+        Store weights in half precision; they are computed with in single precision all the same.
+
+    Raises
+    ------
+    NeoNetError
+        ``NOTHING_TRAINED`` where no fold has a finished stage; ``EXISTS``.
+    """
+    if out.exists():
+        raise NeoNetError("EXISTS", f"{out} is there already.", "Choose another folder, or remove it first.")
+    settings, preset = run.settings(), run.preset()
+    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.part")
+    temporary.mkdir(parents=True)
+    try:
+        members, hashes = [], {}
+        for fold in run.fold_numbers():
+            member = _export_member(run, preset, fold, temporary, half)
+            if member is not None:
+                members.append(member)
+        members = _complete(members)
+        if not members:
+            raise NeoNetError("NOTHING_TRAINED", f"{run.folder} holds no finished stage.", "Run 'neonet train' first.")
+        for path in sorted(temporary.rglob("*.safetensors")):
+            file = path.relative_to(temporary).as_posix()
+            if any(file in (member.seg, member.autoencoder, member.cls) for member in members):
+                hashes[file] = sha256_of_file(path)
+            else:
+                path.unlink()
+        summary = summarise(run)
+        record = BundleRecord(name=name, version=version, neonet=__version__, outcome=settings["outcome"],
+                              preset=preset, members=tuple(members), hashes=hashes, card=card,
+                              out_of_fold=summary.out_of_fold,
+                              threshold=summary.threshold, metrics=summary.metrics, ranges=summary.ranges)
+        write_json(temporary / "bundle.json", record.model_dump(mode="json"))
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return load_bundle(out)
+
+
+def _export_member(run: Run, preset: Preset, fold: int, folder: Path, half: bool) -> Member | None:
+    stages = {"seg": f"seg-{preset.seg.network.lower()}", "autoencoder": "vae", "cls": "cls-pattennet"}
+    values: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
+    for part, stage in stages.items():
+        done = run.done(fold, stage)
+        if done is None:
+            continue
+        file = f"fold-{fold}/{part}.safetensors"
+        copy_weights(run.stage_folder(fold, stage) / "weights.safetensors", folder / file, half)
+        values[part] = file
+        values["seg_spacing" if part == "seg" else "crop_spacing"] = done["figures"]["spacing"]
+        figures |= {key: done["figures"][key] for key in ("dice_liver", "dice_tumour", "auc") if key in done["figures"]}
+    return Member(fold=fold, figures=figures, **values) if values else None
+
+
+def _complete(members: list[Member]) -> list[Member]:
+    """The members that have as many parts as the most complete one: an ensemble needs equals."""
+    def parts(member: Member) -> int:
+        return sum(part is not None for part in (member.seg, member.autoencoder, member.cls))
+
+    most = max(map(parts, members), default=0)
+    return [member for member in members if parts(member) == most]
