@@ -58,15 +58,16 @@ class Silent:
 
 
 class RemainingTime:
-    """Seconds left of each stage, from the mean pace since the stage was first seen."""
+    """Seconds left of each stage, from the mean pace since the stage began (or began again)."""
 
     def __init__(self) -> None:
         self._begun: dict[str, tuple[float, float]] = {}
 
     def __call__(self, stage: str, done: float, total: float) -> float | None:
         now = time.monotonic()
-        started, done_then = self._begun.setdefault(stage, (now, done))
+        started, done_then = self._begun.get(stage, (now, done))
         if done <= done_then:
+            self._begun[stage] = now, done
             return None
         return round((now - started) / (done - done_then) * max(total - done, 0), 1)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from neonet_core.volume import Volume, resample_like, to_canonical
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from PIL.Image import Image as PilImage
 
     from neonet_core.pipeline import CaseResult, TumourPatch
 
@@ -31,8 +32,10 @@ LIVER, TUMOUR, BOX = "#56B4E9", "#E69F00", "#F0F0F0"
 POSITIVE, NEGATIVE, INK, QUIET = "#D55E00", "#0072B2", "#1c2430", "#5b6675"
 ATTENTION_MAP = "viridis"
 MOST_OPAQUE = 0.7
+TOP_ROW = 0.88  # height of the lines in the score's chart, of the axes
 
-PLANE_PIXELS, TILE_PIXELS = 560, 330  # longer side; the page stays below 2 MB even where the image is pure noise
+PLANE_PIXELS, TILE_PIXELS = 560, 330  # longer side
+MOST_BYTES_A_PIXEL = 0.65  # three planes and five pairs of tiles, in base64, then stay below 1.8 MB whatever they show
 DPI = 100
 
 
@@ -45,7 +48,7 @@ class Slice:
     plane : str
         A key of `PLANES`.
     position_mm : float
-        R, A or S coordinate of the plane in the image's centre lines (exact where the image is not oblique).
+        R, A or S coordinate of the point where the three planes meet, or of the slice's centre.
     image : np.ndarray
         (rows, columns).
     liver, tumour : np.ndarray
@@ -76,7 +79,8 @@ class Slice:
     @property
     def name(self) -> str:
         """E.g. ``"axial, S 12 mm"``: the plane and where it lies in RAS coordinates, as Slicer shows them."""
-        return f"{self.plane}, {'RAS'[PLANES[self.plane][0]]} {self.position_mm:.0f} mm".replace("-0 mm", "0 mm")
+        position = round(self.position_mm)
+        return f"{self.plane}, {'RAS'[PLANES[self.plane][0]]} {'−' if position < 0 else ''}{abs(position)} mm"
 
 
 # --- slices -----------------------------------------------------------------------------------------------------------
@@ -179,8 +183,8 @@ def _center(labels: np.ndarray, box: np.ndarray | None) -> tuple[int, ...]:
     """Index of the three planes that show the most of what matters."""
     if box is not None:
         first = np.clip(np.ceil(box[0] - 1e-3), 0, None).astype(int)
-        inside = labels[tuple(slice(a, max(int(np.floor(b + 1e-3)) + 1, a)) for a, b in zip(first, box[1], strict=True))]
-        tumour = inside == 2
+        stop = np.maximum(np.floor(box[1] + 1e-3).astype(int) + 1, first)
+        tumour = labels[first[0]:stop[0], first[1]:stop[1], first[2]:stop[2]] == 2
         if not tumour.any():
             middle = np.clip(np.rint(box.mean(axis=0)), 0, np.array(labels.shape) - 1)
             return tuple(middle.astype(int).tolist())
@@ -205,12 +209,12 @@ def slice_figure(shown: Slice, limits: tuple[float, float], pixels: int = PLANE_
     width, height = shown.size_mm
     unit = pixels / max(width, height) / DPI
     figure = Figure(figsize=(max(width * unit, 0.3), max(height * unit, 0.3)), dpi=DPI, facecolor="black")
-    draw_slice(figure.add_axes((0, 0, 1, 1)), shown, limits, weights, letters=pixels / 40)
+    draw_slice(figure.add_axes((0, 0, 1, 1)), shown, limits, weights, letters=14, line=2.2)
     return figure
 
 
 def draw_slice(axes: Axes, shown: Slice, limits: tuple[float, float], weights: tuple[float, float] | None = None,
-               letters: float = 9.0) -> None:
+               letters: float = 9.0, line: float = 1.2) -> None:
     """Draw a slice with the contours of liver and tumour, the crop's box and the letters of its sides.
 
     Parameters
@@ -219,14 +223,14 @@ def draw_slice(axes: Axes, shown: Slice, limits: tuple[float, float], weights: t
         Intensities shown black and white.
     weights : (float, float) or None
         Attention shown transparent and most opaque; None: the attention is not drawn.
-    letters : float
-        Font size in points.
+    letters, line : float
+        Font size and width of the contours, in points.
     """
-    from matplotlib.patheffects import Stroke, withStroke
+    from matplotlib.patheffects import AbstractPathEffect, withStroke
 
     width, height = shown.size_mm
     extent = (0.0, width, height, 0.0)
-    halo = [withStroke(linewidth=2.2, foreground="black", alpha=0.7)]
+    halo: list[AbstractPathEffect] = [withStroke(linewidth=line + 1.2, foreground="black", alpha=0.6)]
     axes.set_facecolor("black")
     axes.imshow(shown.image, cmap="gray", vmin=limits[0], vmax=limits[1], extent=extent, interpolation="bilinear")
     if weights is not None and shown.attention is not None:
@@ -234,26 +238,21 @@ def draw_slice(axes: Axes, shown: Slice, limits: tuple[float, float], weights: t
     columns = (np.arange(-1, shown.image.shape[1] + 1) + 0.5) * shown.pixel_mm[0]
     rows = (np.arange(-1, shown.image.shape[0] + 1) + 0.5) * shown.pixel_mm[1]
     for mask, colour in ((shown.liver, LIVER), (shown.tumour, TUMOUR)):
-        if mask.any():
-            lines = axes.contour(columns, rows, np.pad(mask, 1).astype(float), levels=[0.5], colors=[colour],
-                                 linewidths=1.4)
-            lines.set_path_effects([Stroke(linewidth=2.6, foreground="black", alpha=0.55), *_normal()])
+        if mask.any() and not mask.all():  # "edge": what goes on beyond the picture has no border there
+            lines = axes.contour(columns, rows, np.pad(mask, 1, mode="edge").astype(float), levels=[0.5],
+                                 colors=[colour], linewidths=line)
+            lines.set_path_effects(halo)
     if shown.box_mm is not None:
         left, right, top, bottom = shown.box_mm
-        axes.plot([left, right, right, left, left], [top, top, bottom, bottom, top], color=BOX, linewidth=1.1,
+        axes.plot([left, right, right, left, left], [top, top, bottom, bottom, top], color=BOX, linewidth=0.8 * line,
                   linestyle=(0, (4, 3)), path_effects=halo)
-    for letter, (x, y) in zip(PLANES[shown.plane][1], ((0.02, 0.5), (0.98, 0.5), (0.5, 0.98), (0.5, 0.02)), strict=True):
+    places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.98), (0.5, 0.02))
+    for letter, (x, y) in zip(PLANES[shown.plane][1], places, strict=True):
         axes.text(x, y, letter, transform=axes.transAxes, color="white", fontsize=letters, fontweight="bold",
                   ha="left" if x < 0.1 else "right" if x > 0.9 else "center",
                   va="top" if y > 0.9 else "bottom" if y < 0.1 else "center", path_effects=halo)
     axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
     axes.set_axis_off()
-
-
-def _normal() -> list[Any]:
-    from matplotlib.patheffects import Normal
-
-    return [Normal()]
 
 
 def attention_colours(weights: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
@@ -278,8 +277,8 @@ def score_figure(result: CaseResult) -> Figure:
     """The case's score, with its members and spread, among the training cohort's out-of-fold scores by outcome."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.0, 3.1), dpi=DPI, facecolor="white")
-    draw_score(figure.add_axes((0.03, 0.17, 0.94, 0.68)), result)
+    figure = Figure(figsize=(5.0, 2.9), dpi=2 * DPI, facecolor="white")
+    draw_score(figure.add_axes((0.02, 0.17, 0.96, 0.74)), result)
     return figure
 
 
@@ -288,28 +287,28 @@ def draw_score(axes: Axes, result: CaseResult) -> None:
     score, record = result.score, result.bundle.record
     assert score is not None, "a case without score has no chart"
     outcome, demo = Outcome.of(record.outcome), is_demonstration(result)
-    cohort = "simulated training cases" if demo else "training cases"
     for row, (value, colour, marker) in enumerate(((0, NEGATIVE, "o"), (1, POSITIVE, "D"))):
         scores = np.sort([one.score for one in record.out_of_fold if one.outcome == value])
-        spread = (np.arange(len(scores)) * 0.618034 % 1 - 0.5) * 0.42  # golden ratio: neighbours lie apart
-        axes.scatter(scores, row + spread, s=17, marker=marker, color=colour, alpha=0.6, linewidths=0)
-        axes.text(0, row + 0.31, _plain(f"{outcome.group(value)}: {len(scores)} {cohort}"), color=colour, fontsize=9,
+        height = (np.arange(len(scores)) * 0.618034 % 1 - 0.5) * 0.42  # golden ratio: neighbours lie apart
+        axes.scatter(scores, row + height, s=17, marker=marker, color=colour, alpha=0.6, linewidths=0)
+        axes.text(0, row + 0.29, _plain(f"{outcome.group(value)} ({len(scores)})"), color=colour, fontsize=9.5,
                   va="bottom")
-    mean, spread_mm = score.probability, score.spread
+    mean, spread = score.probability, score.spread
     if len(score.members) > 1:
-        axes.axvspan(max(mean - spread_mm, 0), min(mean + spread_mm, 1), ymax=0.86, color=INK, alpha=0.13, linewidth=0)
-    axes.axvline(mean, ymax=0.86, color=INK, linewidth=2)
-    axes.scatter(score.members, np.full(len(score.members), 2.0), s=46, marker="|", color=INK, linewidths=1.6)
-    axes.text(0, 2.31, "This case: mean and its members" if len(score.members) > 1 else "This case", color=INK,
-              fontsize=9, va="bottom", fontweight="bold")
+        axes.axvspan(max(mean - spread, 0), min(mean + spread, 1), ymax=TOP_ROW, color=INK, alpha=0.12, linewidth=0)
+        axes.scatter(score.members, np.full(len(score.members), 2.0), s=30, facecolor="white", edgecolor=INK,
+                     linewidths=1.3, zorder=3)
+    axes.axvline(mean, ymax=TOP_ROW, color=INK, linewidth=2.2)
+    axes.text(0, 2.29, "this case" + ": mean and members" * (len(score.members) > 1), color=INK, fontsize=9.5,
+              va="bottom")
     if score.threshold is not None:
-        axes.axvline(score.threshold, ymax=0.86, color=QUIET, linewidth=1.4, linestyle=(0, (4, 3)))
-        left = score.threshold > 0.7
+        axes.axvline(score.threshold, ymax=TOP_ROW, color=QUIET, linewidth=1.4, linestyle=(0, (4, 3)))
+        left = 0.25 < score.threshold < mean or score.threshold > 0.75  # away from the line of the score
         axes.text(score.threshold + (-0.008 if left else 0.008), -0.52, f"threshold {score.threshold:.2f}", color=QUIET,
                   fontsize=8.5, ha="right" if left else "left", va="bottom")
     title = ("Demonstration score " if demo else "Score ") + with_spread(score.members)
     axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold", color=INK)
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.58, 2.75), yticks=[])
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.58, 2.6), yticks=[])
     axes.set_xlabel(_plain(f"{'demonstration ' if demo else ''}score for {outcome.short}, 0 to 1"), fontsize=9,
                     color=INK)
     axes.tick_params(labelsize=9, colors=INK)
@@ -324,56 +323,81 @@ def case_figure(result: CaseResult) -> Figure:
     planes = orthogonal_slices(result.image, result.label_map, result.patch)
     attention = None if result.score is None else result.score.attention
     tiles = () if result.patch is None else patch_slices(result.patch, attention)
-    figure = Figure(figsize=(10, 3.9 + (2.3 if tiles else 0) + (2.3 if attention is not None else 0)
-                             + (3.0 if result.score is not None else 0)), dpi=DPI, facecolor="white")
-    total = float(figure.get_size_inches()[1])
-    top = total - 0.75
-    demo = "Demonstration: " if is_demonstration(result) else ""
+    demo = "Demonstration " if is_demonstration(result) else ""
+    shares = plane_shares(planes)
+    heights = [0.8 + 9.6 * shares[0] * planes[0].size_mm[1] / planes[0].size_mm[0],
+               *[2.15] * bool(tiles), *[2.15] * bool(tiles and attention), *[3.0] * (result.score is not None)]
+    total = sum(heights)
+    figure = Figure(figsize=(10, total), dpi=DPI, facecolor="white")
 
-    def row(height: float, widths: Sequence[float]) -> list[Axes]:
-        """A row of axes, `height` inches high, across the figure."""
-        nonlocal top
-        top -= height
-        shares = np.array(widths) / sum(widths) * (9.6 - 0.06 * (len(widths) - 1))
-        lefts = 0.2 + np.concatenate([[0], np.cumsum(shares + 0.06)[:-1]])
-        return [figure.add_axes((left / 10, top / total, share / 10, (height - 0.3) / total))
-                for left, share in zip(lefts.tolist(), shares.tolist(), strict=True)]
+    def axes_at(left: float, top: float, width: float, height: float) -> Axes:
+        """Axes in inches from the figure's upper left corner."""
+        return figure.add_axes((left / 10, 1 - (top + height) / total, width / 10, height / total))
 
-    figure.text(0.02, 1 - 0.22 / total, _plain(f"NeoNet, bundle {result.bundle.name}"), fontsize=13, fontweight="bold",
+    figure.text(0.02, 1 - 0.2 / total, _plain(f"NeoNet, bundle {result.bundle.name}"), fontsize=13, fontweight="bold",
                 color=INK, va="top")
-    notice = (DEMO_NOTE + " " if demo else "") + RESEARCH_USE_ONLY
-    figure.text(0.98, 1 - 0.26 / total, notice, fontsize=8.5, color=POSITIVE, va="top", ha="right", fontweight="bold")
-    for axes, shown in zip(row(3.0, [shown.size_mm[0] for shown in planes]), planes, strict=True):
+    notice = (DEMO_NOTE + "\n" if demo else "") + RESEARCH_USE_ONLY
+    figure.text(0.98, 1 - 0.2 / total, notice, fontsize=8.5, color=INK, va="top", ha="right", fontweight="bold")
+    top, height = 0.7, heights[0] - 0.8
+    split = planes[1].size_mm[1] / planes[1].size_mm[0]
+    split /= split + planes[2].size_mm[1] / planes[2].size_mm[0]
+    places = [(0.2, top, 9.55 * shares[0], height),
+              (0.25 + 9.55 * shares[0], top, 9.55 * shares[1], height * split - 0.025),
+              (0.25 + 9.55 * shares[0], top + height * split + 0.025, 9.55 * shares[1], height * (1 - split) - 0.025)]
+    for shown, place in zip(planes, places, strict=True):
+        axes = axes_at(*place)
         draw_slice(axes, shown, window(result.image))
-        axes.set_title(shown.name, loc="left", fontsize=8.5, color=QUIET)
-    for weights in [None] * bool(tiles) + ([attention_range(attention)] if attention is not None and tiles else []):
-        for axes, shown in zip(row(2.3, [1.0] * len(tiles)), tiles, strict=True):
+        axes.set_anchor("N" if shown is planes[0] else "NW")
+    for row, weights in enumerate([None, attention_range(attention)] if attention is not None else [None]):
+        top = sum(heights[: row + 1])
+        width = 9.6 / max(len(tiles), 5)
+        for column, shown in enumerate(tiles):
+            axes = axes_at(0.2 + column * width, top + 0.22, width - 0.06, 1.85)
             draw_slice(axes, shown, (0, 1), weights)
-            axes.set_title(shown.name if weights is None else demo + "attention", loc="left", fontsize=8.5,
-                           color=QUIET)
+            title = shown.name if weights is None else f"{demo}attention".capitalize()
+            axes.set_title(title, loc="left", fontsize=8.5, color=QUIET, pad=3)
     if result.score is not None:
-        top -= 0.25
-        draw_score(row(2.6, [1.0])[0], result)
+        draw_score(axes_at(0.25, total - 2.55, 9.5, 1.95), result)
     return figure
+
+
+def plane_shares(planes: Sequence[Slice]) -> tuple[float, float]:
+    """Shares of the width for the first plane and for the two stacked beside it, so that both columns are as high."""
+    first, *beside = (height / width for width, height in (plane.size_mm for plane in planes))
+    share = float(np.clip(sum(beside) / (first + sum(beside)), 0.4, 0.65))
+    return share, 1 - share
 
 
 DEMO_NOTE = "Demonstration model: not about a patient."
 
 
-def png(picture: Figure | np.ndarray) -> bytes:
-    """A figure, or (rows, columns, 3) uint8, as PNG of 256 colours; equal pictures give equal bytes."""
+def png(picture: Figure | np.ndarray, most_bytes_a_pixel: float | None = MOST_BYTES_A_PIXEL) -> bytes:
+    """A figure, or (rows, columns, 3) uint8, as PNG; equal pictures give equal bytes.
+
+    Noise does not compress: a picture that gets too large is stored with fewer levels of each colour, and where that
+    does not suffice with 16 colours in all.
+    """
     from PIL import Image
 
     if isinstance(picture, np.ndarray):
-        image = Image.fromarray(picture)
+        pixels = picture
     else:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
         canvas = FigureCanvasAgg(picture)
         canvas.draw()
-        image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    for levels in (255, 127, 63, 31):
+        rounded = np.rint(np.rint(np.arange(256) * (levels / 255)) * (255 / levels)).astype(np.uint8)
+        data = _encoded(Image.fromarray(rounded[pixels]))
+        if most_bytes_a_pixel is None or len(data) <= most_bytes_a_pixel * pixels.shape[0] * pixels.shape[1]:
+            return data
+    return _encoded(Image.fromarray(np.ascontiguousarray(pixels)).quantize(16, dither=Image.Dither.NONE))
+
+
+def _encoded(image: PilImage) -> bytes:
     stream = io.BytesIO()
-    image.quantize(256, dither=Image.Dither.NONE).save(stream, format="PNG", optimize=True)
+    image.save(stream, format="PNG")
     return stream.getvalue()
 
 

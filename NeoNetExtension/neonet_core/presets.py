@@ -9,17 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from neonet_core.errors import NeoNetError
 
-Spacing = Literal["native", "median"] | tuple[float, float, float]
+Count = Annotated[int, Field(gt=0)]
+Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+Spacing = Literal["native", "median"] | tuple[Millimetres, Millimetres, Millimetres]
 """The grid on which a network works: each case's own, the median of the fold's training cases, or millimetres."""
 
-Size = tuple[int, int, int]
+Size = tuple[Count, Count, Count]
+Channels = Annotated[tuple[Count, ...], Field(min_length=1)]
 
 
 class Settings(BaseModel):
@@ -47,7 +51,7 @@ class SegSettings(Training):
     """NeoSeg."""
 
     network: Literal["UNet", "SegResNet", "DynUNet", "SwinUNETR"] = "SwinUNETR"
-    channels: tuple[int, ...] | None = None
+    channels: Channels | None = None
     """Feature channels, level by level; None: the network's published size."""
     spacing: Spacing = "native"
     patch_size: Size = (96, 96, 96)
@@ -63,7 +67,7 @@ class SegSettings(Training):
 class VaeSettings(Training):
     """The autoencoder of NeoGen, whose encoder PattenNet reads."""
 
-    channels: tuple[int, ...] = (32, 64, 128)
+    channels: Channels = (32, 64, 128)
     residual_blocks: int = Field(2, gt=0)
     latent_channels: int = Field(4, gt=0)
     norm_groups: int = Field(32, gt=0)
@@ -171,4 +175,8 @@ def _apply(values: dict[str, Any], change: str) -> None:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
             raise NeoNetError("BAD_PRESET", f"--set {change}: '{parent}' holds no further settings.")
-    values[last] = yaml.safe_load(text)
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise NeoNetError("BAD_PRESET", f"--set {change}: the value is not valid YAML.",
+                          "Quote it for the shell, e.g. --set 'seg.patch_size=[64, 64, 32]'") from error

@@ -75,7 +75,7 @@ class Run:
                 if before[key] != settings[key]:
                     raise NeoNetError("RUN_EXISTS", f"{self.folder} holds a run with another {key} ({before[key]}).",
                                       "Choose another folder with --out.")
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif self.folder.exists() and any(entry.suffix != ".part" for entry in self.folder.iterdir()):
             raise NeoNetError("RUN_EXISTS", f"{self.folder} is not empty and holds no training run.",
                               "Choose another folder with --out.")
         write_json(path, {"format": RUN_FORMAT, **settings, "environment": environment()})
@@ -106,9 +106,14 @@ def run_stage(folder: Path, inputs: dict[str, Any], work: Callable[[], dict[str,
         if done["inputs"] == key and all((folder / file).is_file() for file in done["outputs"]):
             events.log(f"{name}: done before, not run again")
             return done
-    if inputs_path.is_file() and sha256_of_json(read_json(inputs_path)) != key:
+    begun = inputs_path.is_file()
+    if begun and sha256_of_json(read_json(inputs_path)) != key:
         events.log(f"{name}: its inputs have changed, starting anew")
+        begun = False
+    if not begun and folder.is_dir():  # without inputs.json: what a kill has left of a folder that was being removed
         shutil.rmtree(folder)
+    for unfinished in folder.glob(".*.part"):
+        unfinished.unlink()
     write_json(inputs_path, inputs)
     started = time.monotonic()
     figures = work()

@@ -19,9 +19,10 @@ from neonet_core.experiment.ranges import cohort_ranges
 from neonet_core.experiment.run import Run, run_stage
 from neonet_core.preprocessing import resolve_spacing
 from neonet_core.presets import Preset, SegSettings
+from neonet_core.segmentation.networks import NETWORKS, build_segmentor
 from neonet_core.training.checkpoint import load_weights, save_weights
 from neonet_core.training.device import choose_device
-from neonet_core.training.files import sha256_of_file, write_json
+from neonet_core.training.files import read_json, sha256_of_file, sha256_of_json, write_json
 from neonet_core.training.loop import Fit, derive_seed
 from neonet_core.training.patches import Patches, cut_patches
 from neonet_core.training.prepared import PreparedCase, PreparedCohort
@@ -92,7 +93,7 @@ def train(cohort: Cohort, preset: Preset, out: Path, *, seed: int = 0, folds: Se
         ``BAD_ARGUMENT``, ``RUN_EXISTS``, ``TOO_FEW_CASES``, ``FOLDS_MISMATCH``, ``NO_VAE``.
     """
     events = events or Silent()
-    _check_arguments(stages, folds, preset)
+    _check_arguments(stages, folds, preset, models, seed)
     chosen = choose_device(device)
     run = Run(out)
     run.begin({"preset": preset.model_dump(), "cohort": cohort.path.name, "outcome": cohort.outcome_name, "seed": seed,
@@ -112,6 +113,9 @@ def train(cohort: Cohort, preset: Preset, out: Path, *, seed: int = 0, folds: Se
             raise NeoNetError("BAD_ARGUMENT", f"There is no fold {number}.",
                               f"The split has the folds 0 to {len(all_folds) - 1}.")
         fold = split_fold(included, all_folds, number, preset)
+        if not fold.validation:
+            raise NeoNetError("TOO_FEW_CASES", f"Quality control has left no case in the validation part of fold "
+                              f"{number}.", "Mend the cases that quality.json names, or leave this fold out.")
         FoldTraining(run, fold, report, preset, prepared, seed, chosen, events).run(stages, models)
     write_predictions(run)
     return run
@@ -131,8 +135,8 @@ class FoldTraining:
 
     def run(self, stages: Sequence[str], models: Sequence[str]) -> None:
         if "seg" in stages:
-            for network in models or (self._preset.seg.network,):
-                self._segmentation(SegSettings.model_validate(self._preset.seg.model_dump() | {"network": network}))
+            for settings in _segmentors(self._preset, models):
+                self._segmentation(settings)
         if "vae" in stages:
             self._autoencoder()
         if "cls" in stages:
@@ -178,6 +182,18 @@ class FoldTraining:
         run_stage(folder, self._inputs(settings=settings.model_dump(), spacing=self._seg_spacing), work, self._events,
                   self._name(stage))
 
+    def _autoencoder_inputs(self) -> dict[str, Any]:
+        return self._inputs(settings=self._preset.vae.model_dump(), crop=self._preset.crop.model_dump(),
+                            spacing=self._crop_spacing)
+
+    def _autoencoder_is_ours(self) -> bool:
+        """Whether the fold's autoencoder is trained, with these settings and on these cases, on whatever device: one
+        of another split has seen patients whom this one holds out."""
+        if self._run.done(self._fold.number, "vae") is None:
+            return False
+        inputs = read_json(self._run.stage_folder(self._fold.number, "vae") / "inputs.json")
+        return sha256_of_json(inputs | {"device": self._device.type}) == sha256_of_json(self._autoencoder_inputs())
+
     def _autoencoder(self) -> None:
         from neonet_core.generation.autoencoder import train_autoencoder
 
@@ -190,8 +206,7 @@ class FoldTraining:
             save_weights(folder / "weights.safetensors", network)
             return {**_figures(result), "spacing": self._crop_spacing, "protocol": self._preset.protocol}
 
-        run_stage(folder, self._inputs(settings=self._preset.vae.model_dump(), crop=self._preset.crop.model_dump(),
-                                       spacing=self._crop_spacing), work, self._events, self._name("vae"))
+        run_stage(folder, self._autoencoder_inputs(), work, self._events, self._name("vae"))
 
     def _classifier(self) -> None:
         from neonet_core.classification.training import classify_patches, train_classifier
@@ -201,9 +216,10 @@ class FoldTraining:
         stage = "cls-pattennet"
         folder = self._run.stage_folder(self._fold.number, stage)
         weights = self._run.stage_folder(self._fold.number, "vae") / "weights.safetensors"
-        if self._run.done(self._fold.number, "vae") is None:
-            raise NeoNetError("NO_VAE", f"Fold {self._fold.number} has no trained autoencoder, and PattenNet needs its "
-                              "encoder.", "Run the stage vae first: --stages vae,cls")
+        if not self._autoencoder_is_ours():
+            raise NeoNetError("NO_VAE", f"Fold {self._fold.number} has no autoencoder that was trained with these "
+                              "settings and cases, and PattenNet needs its encoder.",
+                              "Run the stage vae first: --stages vae,cls")
 
         def work() -> dict[str, Any]:
             autoencoder = build_autoencoder(self._preset.vae)
@@ -234,21 +250,42 @@ def _figures(result: Fit) -> dict[str, Any]:
 
 
 def _identities(report: QualityReport) -> dict[str, str]:
-    """Content of each case's image and label map, as one string."""
+    """Content of each case's image and label map, and what the labels stand for, as one string."""
     identities = {}
     for case in report.included:
         assert case.label_map is not None, "quality control leaves out cases without label map"
         identities[case.case_id] = f"{report.facts[case.case_id].sha256}-{sha256_of_file(case.label_map)}"
+        if case.label_values is not None:
+            identities[case.case_id] += f"-{sorted(case.label_values.items())}"
     return identities
 
 
-def _check_arguments(stages: Sequence[str], folds: Sequence[int] | None, preset: Preset) -> None:
-    from neonet_core.segmentation.networks import build_segmentor
+def _segmentors(preset: Preset, models: Sequence[str]) -> list[SegSettings]:
+    """The settings of each segmentation network to train: those of the preset, or of `models` in its place."""
+    unknown = [model for model in models if model not in NETWORKS]
+    if unknown:
+        raise NeoNetError("BAD_ARGUMENT", f"There is no model '{unknown[0]}'.", f"Choose from {', '.join(NETWORKS)}.")
+    return [preset.seg.model_copy(update={"network": network}) for network in models or (preset.seg.network,)]
 
+
+def _check_arguments(stages: Sequence[str], folds: Sequence[int] | None, preset: Preset, models: Sequence[str],
+                     seed: int) -> None:
+    """Say now, not after hours, what cannot work."""
+    from neonet_core.generation.autoencoder import build_autoencoder
+
+    if not 0 <= seed < 2**32:
+        raise NeoNetError("BAD_ARGUMENT", f"The seed {seed} is not between 0 and 4294967295.", "Choose another --seed.")
     unknown = [stage for stage in stages if stage not in STAGES]
     if unknown:
         raise NeoNetError("BAD_ARGUMENT", f"There is no stage '{unknown[0]}'.", f"Choose from {', '.join(STAGES)}.")
     if folds is not None and len(set(folds)) != len(folds):
         raise NeoNetError("BAD_ARGUMENT", "A fold is named twice.", "Name each fold once, e.g. --folds 0,1.")
     if "seg" in stages:
-        build_segmentor(preset.seg)  # says now, not after hours, that the patch does not fit the network
+        for settings in _segmentors(preset, models):
+            build_segmentor(settings)
+    if "vae" in stages or "cls" in stages:
+        build_autoencoder(preset.vae)
+        factor = 2 ** (len(preset.vae.channels) - 1)
+        if any(edge % factor for edge in preset.crop.size):
+            raise NeoNetError("BAD_PRESET", f"The autoencoder needs crops whose edges are multiples of {factor}, not "
+                              f"{preset.crop.size}.", "Change crop.size.")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from monai.networks.nets import AutoencoderKL
 
+from neonet_core.errors import NeoNetError
 from neonet_core.events import Events
 from neonet_core.presets import VaeSettings
 from neonet_core.training.loop import Fit, Validation, derive_seed, fit, seed_everything
@@ -19,8 +20,16 @@ def build_autoencoder(settings: VaeSettings) -> AutoencoderKL:
     """AutoencoderKL: (N, 1, X, Y, Z) intensities <-> (N, latent_channels, X/4, Y/4, Z/4) for three levels of channels.
 
     No attention: at a factor of four the latent map has 6,912 positions, too many for a gain (DESIGN, section 6).
+
+    Raises
+    ------
+    NeoNetError
+        ``BAD_PRESET`` where the channels do not divide into the groups of the normalisation.
     """
     levels = len(settings.channels)
+    if any(channels % settings.norm_groups for channels in settings.channels):
+        raise NeoNetError("BAD_PRESET", f"vae.channels {settings.channels} are not all multiples of vae.norm_groups "
+                          f"({settings.norm_groups}).", "Change one of them.")
     return AutoencoderKL(
         spatial_dims=3, in_channels=1, out_channels=1, channels=settings.channels,
         latent_channels=settings.latent_channels, num_res_blocks=(settings.residual_blocks,) * levels,

@@ -63,7 +63,7 @@ def segment(image: Volume, segmentors: Sequence[Segmentor], device: torch.device
     image : Volume
         As read; any orientation and spacing.
     segmentors : sequence of Segmentor
-        At least one; all trained on the same spacing.
+        At least one; each looks at the image on the spacing that it was trained on.
 
     Returns
     -------
@@ -71,11 +71,16 @@ def segment(image: Volume, segmentors: Sequence[Segmentor], device: torch.device
         (X, Y, Z) uint8 on the grid of `image`: 0 background, 1 liver, 2 tumour.
     """
     events = events or Silent()
-    prepared = prepare_image(image, segmentors[0].spacing).volume
+    # the median spacing of a fold's training cases is not quite that of the next fold
+    images = {segmentor.spacing: prepare_image(image, segmentor.spacing).volume for segmentor in segmentors}
+    prepared = images[segmentors[0].spacing]
     total: np.ndarray | None = None
     for done, segmentor in enumerate(segmentors):
         events.progress("segment", done, len(segmentors) + 1)
-        probabilities = predict_probabilities(segmentor.network, prepared.array, segmentor.settings, device)
+        own = images[segmentor.spacing]
+        probabilities = predict_probabilities(segmentor.network, own.array, segmentor.settings, device)
+        if own is not prepared:
+            probabilities = np.stack([resample_like(Volume(one, own.affine), prepared).array for one in probabilities])
         total = probabilities if total is None else total + probabilities
     assert total is not None, "segment() needs at least one network"
     events.progress("segment", len(segmentors), len(segmentors) + 1)

@@ -72,10 +72,14 @@ def build_segmentor(settings: SegSettings) -> torch.nn.Module:
     Raises
     ------
     NeoNetError
-        ``BAD_PRESET`` where the patch does not divide as the network needs.
+        ``BAD_PRESET`` where the patch does not divide as the network needs, or its channels do not.
     """
     multiple = size_multiple(settings.network, settings.channels)
     if any(edge % multiple for edge in settings.patch_size):
         raise NeoNetError("BAD_PRESET", f"{settings.network} needs patches whose edges are multiples of {multiple}, "
                           f"not {settings.patch_size}.", "Change seg.patch_size.")
-    return NETWORKS[settings.network](settings.channels)
+    try:
+        return NETWORKS[settings.network](settings.channels)
+    except ValueError as error:
+        raise NeoNetError("BAD_PRESET", f"{settings.network} cannot be built with seg.channels {settings.channels}: "
+                          f"{error}", "Change seg.channels, or leave it out.") from error

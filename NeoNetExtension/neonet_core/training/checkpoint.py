@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
-from neonet_core.training.files import write_atomic
+from neonet_core.training.files import write_bytes
 
 
 def save_weights(path: Path, module: torch.nn.Module) -> None:
     """Write a module's parameters and buffers."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    write_atomic(path, lambda temporary: save_file(state, temporary))
+    write_bytes(path, save(state))
 
 
 def load_weights(path: Path, module: torch.nn.Module) -> None:
@@ -57,7 +57,7 @@ def save_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
     }
     # clone(): safetensors refuses tensors that share memory
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+    write_bytes(path, save(tensors, metadata=header))
 
 
 def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer,
@@ -96,4 +96,4 @@ def copy_weights(source: Path, target: Path, half: bool = False) -> None:
     state = load_file(source)
     if half:
         state = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
-    write_atomic(target, lambda temporary: save_file(state, temporary))
+    write_bytes(target, save(state))

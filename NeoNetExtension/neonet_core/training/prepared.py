@@ -80,6 +80,7 @@ class PreparedCohort:
         image, label_map = load_case(case)
         prepared = prepare_image(image, spacing)
         labels = prepare_label_map(label_map, spacing).array
+        self._path(case, spacing, ".json").unlink(missing_ok=True)
         _save(self._path(case, spacing, ".image.npy"), prepared.volume.array)
         _save(self._path(case, spacing, ".labels.npy"), labels)
         # written last: a case counts as prepared once its arrays are whole

@@ -1,0 +1,260 @@
+"""PattenNet against the paper's equations, its cached features and its training."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from neonet_core.classification.pattennet import (
+    ChannelAttention,
+    DualAttentionBlock,
+    PattenNet,
+    SpatialAttention,
+    encode_channels,
+)
+from neonet_core.classification.training import VIEWS, classify_patches, encode_views, train_classifier
+from neonet_core.errors import NeoNetError
+from neonet_core.evaluation.auc import auc
+from neonet_core.events import Silent
+from neonet_core.generation.autoencoder import FeatureEncoder, build_autoencoder
+from neonet_core.presets import CropSettings, load_preset
+from neonet_core.training.checkpoint import load_weights, save_weights
+from neonet_core.training.patches import Patches, cut_patches
+
+CPU = torch.device("cpu")
+TINY = load_preset("tiny")
+SHAPE = (9, 8, 7)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def numbers(module):
+    return {name: tensor.detach().double().numpy() for name, tensor in module.state_dict().items()}
+
+
+def channel_attention(weights, features, prefix=""):
+    """Equation 4 for one case, (C, X, Y, Z) -> (C,)."""
+    def mlp(x):
+        hidden = np.maximum(weights[f"{prefix}mlp.0.weight"] @ x + weights[f"{prefix}mlp.0.bias"], 0)
+        return weights[f"{prefix}mlp.2.weight"] @ hidden + weights[f"{prefix}mlp.2.bias"]
+    flat = features.reshape(len(features), -1)
+    return sigmoid(mlp(flat.mean(axis=1)) + mlp(flat.max(axis=1)))
+
+
+def spatial_attention(weights, features, prefix=""):
+    """Equation 5 for one case, (C, X, Y, Z) -> (X, Y, Z)."""
+    kernel = weights[f"{prefix}convolution.weight"][0]
+    assert kernel.shape == (2, 7, 7, 7)
+    convolved = sum(ndimage.correlate(pooled, one, mode="constant")
+                    for pooled, one in zip((features.mean(axis=0), features.max(axis=0)), kernel, strict=True))
+    return sigmoid(convolved + weights[f"{prefix}convolution.bias"][0])
+
+
+def forward(weights, features, blocks):
+    """The whole network for one case, (C, X, Y, Z) -> logit."""
+    features = (features - weights["feature_mean"][:, None, None, None]) / weights["feature_std"][:, None, None, None]
+    for block in range(blocks):
+        features = features * channel_attention(weights, features, f"blocks.{block}.channel.")[:, None, None, None]
+        features = features * spatial_attention(weights, features, f"blocks.{block}.spatial.")
+    flat = features.reshape(len(features), -1)
+    pooled = np.concatenate([flat.mean(axis=1), flat.max(axis=1)])
+    hidden = np.maximum(weights["head.0.weight"] @ pooled + weights["head.0.bias"], 0)
+    return (weights["head.3.weight"] @ hidden + weights["head.3.bias"])[0]
+
+
+# Equations
+
+
+def test_channel_attention_is_equation_4():
+    module, features = ChannelAttention(6, 2), torch.randn(3, 6, *SHAPE)
+    found = module(features).detach().numpy()
+    assert found.shape == (3, 6, 1, 1, 1) and (found > 0).all() and (found < 1).all()
+    for case, one in zip(features.double().numpy(), found, strict=True):
+        np.testing.assert_allclose(one[:, 0, 0, 0], channel_attention(numbers(module), case), atol=1e-5)
+
+
+def test_spatial_attention_is_equation_5():
+    module, features = SpatialAttention(), torch.randn(2, 6, *SHAPE)
+    found = module(features).detach().numpy()
+    assert found.shape == (2, 1, *SHAPE) and (found > 0).all() and (found < 1).all()
+    for case, one in zip(features.double().numpy(), found, strict=True):
+        np.testing.assert_allclose(one[0], spatial_attention(numbers(module), case), atol=1e-5)
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2, 3])
+def test_the_whole_network_is_what_the_equations_say(blocks):
+    settings = TINY.cls.model_copy(update={"dual_attention_blocks": blocks})
+    network, features = PattenNet(8, settings).eval(), 3 * torch.randn(3, 8, *SHAPE) + 1
+    network.fit_normalisation(features)
+    with torch.no_grad():
+        logits, attention = network.score_and_attention(features)
+        assert torch.equal(network(features), logits) and logits.shape == (3,)
+    expected = [forward(numbers(network), case, blocks) for case in features.double().numpy()]
+    np.testing.assert_allclose(logits.numpy(), expected, atol=1e-4)
+    assert attention.shape == (3, 1, *SHAPE)
+    assert (attention == 1).all() if blocks == 0 else ((attention > 0) & (attention < 1)).all()
+
+
+def test_attention_comes_one_after_the_other():
+    block, features = DualAttentionBlock(6, 2), torch.randn(1, 6, *SHAPE)
+    refined, attention = block(features)
+    after_channel = features * block.channel(features)
+    torch.testing.assert_close(attention, block.spatial(after_channel))
+    torch.testing.assert_close(refined, after_channel * attention)
+
+
+def test_the_trained_part_is_small():
+    network = PattenNet(256, load_preset("paper").cls)
+    parameters = sum(p.numel() for p in network.parameters())
+    # two blocks of (256 x 16 x 2 + 16 + 256) and (2 x 343 + 1), a head of 512 x 128 + 128 + 128 + 1
+    assert parameters == 2 * (8464 + 687) + 65793
+
+
+def test_normalisation_is_mean_and_deviation_over_cases_and_space(tmp_path):
+    features = (torch.randn(5, 4, *SHAPE) * torch.tensor([1, 5, 0.1, 2]).view(1, 4, 1, 1, 1) + 7).half()
+    network = PattenNet(4, TINY.cls)
+    network.fit_normalisation(features)
+    values = features.double().numpy()
+    np.testing.assert_allclose(network.feature_mean, values.mean(axis=(0, 2, 3, 4)), rtol=1e-5)
+    np.testing.assert_allclose(network.feature_std, values.std(axis=(0, 2, 3, 4)), rtol=1e-4)
+    save_weights(tmp_path / "w", network)
+    other = PattenNet(4, TINY.cls)
+    load_weights(tmp_path / "w", other)
+    assert torch.equal(other.feature_mean, network.feature_mean), "part of the weights"
+    dead = torch.zeros(2, 4, 2, 2, 2)
+    network.fit_normalisation(dead)
+    assert torch.isfinite(network.eval()(dead)).all()
+
+
+# Features
+
+
+@pytest.fixture
+def patches(prepared_blobs):
+    return cut_patches(prepared_blobs, CropSettings(size=(16, 16, 8)))
+
+
+@pytest.fixture
+def encoder():
+    torch.manual_seed(3)
+    return FeatureEncoder(build_autoencoder(TINY.vae)).eval()
+
+
+def test_one_encoder_reads_both_channels(encoder):
+    calls = []
+
+    class Watch(torch.nn.Module):
+        def forward(self, image):
+            calls.append(image)
+            return encoder(image)
+
+    channels = torch.rand(2, 2, 16, 16, 8)
+    features = encode_channels(Watch(), channels)
+    assert [tuple(image.shape) for image in calls] == [(2, 1, 16, 16, 8)] * 2
+    assert torch.equal(features, torch.cat([encoder(channels[:, :1]), encoder(channels[:, 1:])], dim=1))
+    assert torch.equal(encode_channels(encoder, channels.flip(1)), features.roll(features.shape[1] // 2, 1))
+
+
+def test_there_are_eight_views_and_the_first_is_the_patch_itself():
+    assert len(set(VIEWS)) == 8 and VIEWS[0] == () and all(set(axes) <= {2, 3, 4} for axes in VIEWS)
+
+
+def test_cached_features_are_those_that_the_encoder_would_give(encoder, patches):
+    channels = patches.channels()
+    cached = encode_views(encoder, channels, VIEWS, CPU, Silent(), "x")
+    assert cached.shape == (8, len(patches), 2 * TINY.vae.channels[-1], 4, 4, 2) and cached.dtype == torch.float16
+    network = PattenNet(cached.shape[2], TINY.cls).eval()
+    network.fit_normalisation(cached[0])
+    with torch.no_grad():
+        for view, axes in enumerate(VIEWS):
+            direct = encode_channels(encoder, torch.from_numpy(channels).flip(axes))
+            torch.testing.assert_close(cached[view].float(), direct, rtol=2e-3, atol=2e-3)
+            torch.testing.assert_close(network(cached[view].float()), network(direct), rtol=0, atol=0.02)
+
+
+def test_the_channels_are_the_image_under_its_masks(patches):
+    channels = patches.channels()
+    assert channels.dtype == np.float32 and channels.shape == (4, 2, 16, 16, 8)
+    np.testing.assert_array_equal(channels[:, 0], patches.images[:, 0] * patches.masks[:, 0])
+    np.testing.assert_array_equal(channels[:, 1], patches.images[:, 0] * patches.masks[:, 1])
+    assert (patches.masks[:, 1] <= patches.masks[:, 0]).all(), "the tumour is in the liver"
+
+
+# Training
+
+
+class Average(torch.nn.Module):
+    """An encoder of one feature, the mean intensity of each 4 x 4 x 4 block, with a parameter to watch."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, image):
+        return torch.nn.functional.avg_pool3d(image * self.scale, 4)
+
+
+def separable(count, seed):
+    """Patches whose outcome is how bright the tumour is."""
+    rng = np.random.default_rng(seed)
+    outcomes = np.arange(count) % 2
+    masks = np.zeros((count, 2, 16, 16, 8), np.uint8)
+    masks[:, 0, 2:14, 2:14] = 1
+    masks[:, 1, 5:11, 5:11, 2:6] = 1
+    images = 0.3 + 0.05 * rng.normal(size=(count, 1, 16, 16, 8)) + 0.4 * masks[:, 1:] * outcomes[:, None, None, None, None]
+    return Patches(images.astype(np.float32), masks, outcomes)
+
+
+def train_on(patches, stopping, folder, encoder=None, **changes):
+    settings = TINY.cls.model_copy(update={"epochs": 30, "learning_rate": 1e-2, "patience": None, **changes})
+    return train_classifier(encoder or Average(), patches, stopping, settings, folder, 0, CPU, Silent(), "cls")
+
+
+@pytest.mark.parametrize("blocks", [0, 2])
+def test_a_separable_problem_is_learned(tmp_path, blocks):
+    encoder = Average()
+    network, fitted = train_on(separable(16, 0), separable(8, 1), tmp_path, encoder, dual_attention_blocks=blocks)
+    unseen = separable(20, 2)
+    probabilities = classify_patches(encoder, network, unseen, CPU, Silent(), "x")
+    assert ((probabilities > 0) & (probabilities < 1)).all()
+    assert fitted.best_value == 1 and auc(unseen.outcomes, probabilities) == 1
+
+
+def test_the_encoder_is_frozen(tmp_path, patches):
+    encoder = FeatureEncoder(build_autoencoder(TINY.vae))
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    network, _ = train_on(patches, patches, tmp_path, encoder, epochs=3)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+    assert all(p.grad is None for p in encoder.parameters())
+    assert not any("encoder" in name for name in network.state_dict()), "it is no part of PattenNet's weights"
+    watched = Average()
+    train_on(separable(8, 0), separable(4, 1), tmp_path / "b", watched, epochs=2)
+    assert watched.scale.grad is None and watched.scale.item() == 1
+
+
+def test_normalisation_is_fitted_on_the_training_patches_alone(tmp_path):
+    training, stopping = separable(8, 0), separable(4, 1)
+    poisoned = Patches(stopping.images * 1000, stopping.masks, stopping.outcomes)
+    network, _ = train_on(training, stopping, tmp_path / "a", epochs=1)
+    other, _ = train_on(training, poisoned, tmp_path / "b", epochs=1)
+    assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in network.state_dict().items())
+    features = encode_views(Average(), training.channels(), VIEWS[:1], CPU, Silent(), "x")[0].double()
+    np.testing.assert_allclose(network.feature_mean, features.mean(dim=(0, 2, 3, 4)), rtol=1e-4)
+
+
+def test_training_is_repeatable(tmp_path):
+    first, _ = train_on(separable(8, 0), separable(4, 1), tmp_path / "a", epochs=3, dropout=0.2)
+    second, _ = train_on(separable(8, 0), separable(4, 1), tmp_path / "b", epochs=3, dropout=0.2)
+    assert all(torch.equal(tensor, second.state_dict()[name]) for name, tensor in first.state_dict().items())
+
+
+def test_one_outcome_alone_is_an_error_in_training_and_none_in_stopping(tmp_path):
+    one = separable(8, 0)
+    negatives = Patches(one.images[::2], one.masks[::2], one.outcomes[::2])
+    with pytest.raises(NeoNetError) as caught:
+        train_on(negatives, one, tmp_path / "a")
+    assert caught.value.code == "ONE_CLASS"
+    _, fitted = train_on(one, negatives, tmp_path / "b", epochs=2)  # no AUC there: the last epoch is kept
+    assert (fitted.best_epoch, fitted.best_value) == (2, None)
