@@ -182,7 +182,7 @@ def classify_patches(bundle: Bundle, patches: Sequence[TumourPatch], image: Volu
     """Score a case by every member of the bundle; `patches` holds one patch a member (members may differ in grid)."""
     import torch
 
-    from neonet_core.classification.pattennet import encode_channels
+    from neonet_core.classification.pattennet import encode_channels, masks_at
 
     events = events or Silent()
     members: list[float] = []
@@ -192,7 +192,8 @@ def classify_patches(bundle: Bundle, patches: Sequence[TumourPatch], image: Volu
         events.progress("classify", done, len(classifiers))
         with torch.inference_mode():
             features = encode_channels(encoder, torch.from_numpy(patch.channels)[None].to(device))
-            logit, weights = network.score_and_attention(features.float())
+            masks = masks_at(torch.from_numpy(patch.masks)[None], features.shape[2:]).to(device)
+            logit, weights = network.score_and_attention(features.float(), masks)
             weights = torch.nn.functional.interpolate(weights.float(), size=patch.crop.size, mode="trilinear")
         members.append(float(torch.sigmoid(logit)[0]))
         whole = Volume(paste(weights[0, 0].cpu().numpy(), patch.crop), patch.grid.affine)

@@ -85,6 +85,8 @@ class ClsSettings(Training):
     """Width of the channel attention's MLP: channels / reduction (CBAM's value)."""
     hidden: int = Field(128, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
+    pooling: Literal["global", "masks"] = "global"
+    """Over the whole patch (the paper), or within each of the two masks; see `PattenNet`."""
     flips: bool = True
     """Train on all eight mirrored views, whose features are cached once."""
 

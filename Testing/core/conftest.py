@@ -66,7 +66,8 @@ def write_blobs(folder, count=12):
         for visit in range(visits):
             name, pni = f"case-{index:02d}-{visit}", index % 2
             image, label_map = blob((index, visit), pni=pni)
-            affine = np.diag([4 + 0.03 * index, 4, 6 - 0.02 * index, 1])
+            x, z = np.random.default_rng(index).uniform([4, 5], [4.6, 6])
+            affine = np.diag([x, 4, z, 1])
             write_volume(Volume(image, affine), folder / "images" / f"{name}.nii.gz")
             write_volume(Volume(label_map, affine), folder / "labels" / f"{name}.nii.gz")
             rows.append([name, f"images/{name}.nii.gz", f"labels/{name}.nii.gz", pni, f"patient-{index:02d}"])

@@ -22,7 +22,7 @@ from neonet_core.errors import NeoNetError
 from neonet_core.events import Silent
 from neonet_core.experiment.predictions import Prediction, read_predictions, write_predictions
 from neonet_core.experiment.run import Run, run_stage
-from neonet_core.experiment.train import Fold, split_fold, train
+from neonet_core.experiment.train import split_fold, train
 from neonet_core.presets import load_preset
 from neonet_core.training import loop
 from neonet_core.volume import Volume, read_volume, write_volume
@@ -31,7 +31,7 @@ STAGES = ("seg-unet", "vae", "cls-pattennet")
 TINY = load_preset("tiny")
 
 
-class Stop(Exception):
+class KilledError(Exception):
     """Stands for a kill."""
 
 
@@ -104,7 +104,6 @@ def test_a_run_holds_what_the_design_promises(trained, blob_cohort):
     for row in rows:
         assert 0 < float(row["probability"]) < 1 and int(row["outcome"]) == outcomes[row["case_id"]]
     assert not list(trained.folder.rglob("*.part")) and not list(trained.folder.rglob(".*"))
-    assert os.environ.get("USER", "root") not in (trained.folder / "settings.json").read_text() or True
 
 
 def test_the_folds_together_predict_every_case_once(blob_cohort, own_run):
@@ -132,9 +131,9 @@ def test_each_stage_resumes_to_the_bit(trained, blob_cohort, tmp_path, monkeypat
     class Interrupt(Silent):
         def progress(self, name, done, total):
             if name == f"fold 0 {stage}" and done > after:
-                raise Stop
+                raise KilledError
 
-    with pytest.raises(Stop):
+    with pytest.raises(KilledError):
         train_fold(blob_cohort, tmp_path / "cut", events=Interrupt())
     run = Run(tmp_path / "cut")
     assert run.done(0, stage) is None and len(history(run, stage)) == int(after)
@@ -176,23 +175,22 @@ def test_a_folder_that_a_kill_left_half_removed_is_not_resumed(tmp_path):
     folder.mkdir()
     (folder / "checkpoint.safetensors").write_bytes(b"of other settings")
     (folder / ".weights.safetensors.7.part").write_bytes(b"half")
-    run_stage(folder, {"epochs": 2}, lambda: {"files": sorted(os.listdir(folder))}, Silent(), "vae")
-    assert Run(tmp_path).folder and json.loads((folder / "done.json").read_text())["figures"]["files"] == [
-        "inputs.json"]
+    done = run_stage(folder, {"epochs": 2}, lambda: {"files": sorted(os.listdir(folder))}, Silent(), "vae")
+    assert done["figures"]["files"] == ["inputs.json"]
 
 
 def test_what_a_kill_left_of_a_file_is_cleared_and_the_checkpoint_kept(tmp_path):
     folder = tmp_path / "vae"
-    with pytest.raises(Stop):
-        run_stage(folder, {"epochs": 2}, lambda: (folder / "checkpoint.safetensors").write_bytes(b"ours") and stop(),
-                  Silent(), "vae")
+
+    def dies():
+        (folder / "checkpoint.safetensors").write_bytes(b"ours")
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        run_stage(folder, {"epochs": 2}, dies, Silent(), "vae")
     (folder / ".checkpoint.safetensors.7.part").write_bytes(b"half")
     done = run_stage(folder, {"epochs": 2}, lambda: {"files": sorted(os.listdir(folder))}, Silent(), "vae")
     assert done["figures"]["files"] == ["checkpoint.safetensors", "inputs.json"]
-
-
-def stop():
-    raise Stop
 
 
 def test_a_run_that_was_killed_at_its_first_file_can_be_started_again(tmp_path):
@@ -249,7 +247,7 @@ def change_image(manifest, case_id, change, scale=1.0):
 
 
 def noise(array):
-    return np.random.default_rng(array.size).gamma(2, 300, array.shape).astype(np.float32)
+    return np.random.default_rng(int(np.abs(array).sum())).gamma(2, 300, array.shape).astype(np.float32)
 
 
 def test_a_changed_image_runs_everything_again(own_run, own_cohort):
@@ -259,8 +257,9 @@ def test_a_changed_image_runs_everything_again(own_run, own_cohort):
     assert rerun(before, stamps(own_run)) == list(STAGES)
 
 
-def test_labels_that_stand_for_something_else_run_everything_again(own_run, blob_cohort, own_cohort):
-    rows = list(csv.reader(open(own_cohort, newline="", encoding="utf-8")))
+def test_labels_that_stand_for_something_else_run_everything_again(own_run, own_cohort):
+    with open(own_cohort, newline="", encoding="utf-8") as stream:
+        rows = list(csv.reader(stream))
     victim = next(iter(parts(own_run)["learning"]))
 
     def write(tumour):
@@ -363,7 +362,6 @@ def test_folds_are_independent_of_the_order_of_the_manifest(blob_cohort):
     turned = replace(cohort, cases=tuple(reversed(cohort.cases)))
     for number in range(2):
         a, b = (split_fold(c, stratified_folds(c, 2, 3), number, TINY) for c in (cohort, turned))
-        assert isinstance(a, Fold)
         for part in ("learning", "stopping", "validation"):
             assert {c.case_id for c in getattr(a, part)} == {c.case_id for c in getattr(b, part)}
 

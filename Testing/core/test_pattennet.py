@@ -203,7 +203,8 @@ def separable(count, seed):
     masks = np.zeros((count, 2, 16, 16, 8), np.uint8)
     masks[:, 0, 2:14, 2:14] = 1
     masks[:, 1, 5:11, 5:11, 2:6] = 1
-    images = 0.3 + 0.05 * rng.normal(size=(count, 1, 16, 16, 8)) + 0.4 * masks[:, 1:] * outcomes[:, None, None, None, None]
+    images = 0.3 + 0.05 * rng.normal(size=(count, 1, 16, 16, 8))
+    images += 0.4 * masks[:, 1:] * outcomes.reshape(-1, 1, 1, 1, 1)
     return Patches(images.astype(np.float32), masks, outcomes)
 
 

@@ -83,6 +83,21 @@ def test_probabilities_sum_to_one_and_the_network_is_put_in_evaluation_mode():
     assert found.min() >= 0 and not network.training
 
 
+def test_the_border_of_a_window_counts_little_where_another_sees_more():
+    class SureInside(torch.nn.Module):
+        """Background with a logit of 10; of -10 in the outermost voxels of its window, which lack context."""
+
+        def forward(self, batch):
+            logits = torch.zeros(len(batch), 3, *batch.shape[2:])
+            logits[:, 0] = -10
+            logits[:, 0, 1:-1, 1:-1, 1:-1] = 10
+            return logits
+
+    found = predict_probabilities(SureInside(), np.zeros((40, 40, 20), np.float32),
+                                  SETTINGS.model_copy(update={"overlap": 0.5}), CPU)
+    assert found[0, 8:-8, 8:-8, 4:-4].min() > 0.9, "where windows overlap along each axis"
+
+
 def test_no_more_windows_than_promised_are_on_the_device():
     seen = []
 
@@ -253,6 +268,15 @@ def test_the_share_of_patches_around_the_tumour_is_as_set(prepared_blobs, share)
     assert hits == pytest.approx(share, abs=0 if share == 1 else 0.12)
     livers = (labels == 1).flatten(1).any(dim=1).float().mean().item()
     assert livers >= 0.9 * 0.5 * (1 - share), "half of the rest is centred on the liver"
+
+
+def test_the_voxel_is_in_the_middle_of_its_patch_unless_the_volume_ends_there(prepared_blobs):
+    for voxel, inside in (((20, 30, 10), (8, 8, 4)), ((1, 38, 19), (1, 14, 7))):
+        labels = np.zeros((40, 40, 20), np.uint8)
+        labels[voxel] = 2
+        case = replace(prepared_blobs[0], image=labels.astype(np.float32), label_map=labels)
+        (_, drawn_labels), = drawn([case], tumour_share=1.0, augment=False)
+        assert torch.nonzero(drawn_labels[0, 0]).tolist() == [list(inside)]
 
 
 def test_a_case_without_tumour_or_smaller_than_the_patch_gives_patches_all_the_same(prepared_blobs):

@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 STEPS = 5
 
 
-class Stop(Exception):
+class KilledError(Exception):
     """Stands for a kill: nothing of ours catches it."""
 
 
@@ -46,7 +46,7 @@ def train_toy(folder, settings, stop_at=None, measure=None, loss=None, events=No
         rng = np.random.default_rng(derive_seed(3, epoch))
         for step in range(STEPS):
             if (epoch, step) == stop_at:
-                raise Stop
+                raise KilledError
             x = torch.from_numpy(rng.normal(size=(4, 6)).astype(np.float32))
             yield x, x[:, :1] - x[:, 1:2]
 
@@ -90,7 +90,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(tmp_path, settings, stops):
     for stop in stops:
         random.seed(stop[0])  # another process starts with other random states
         torch.manual_seed(stop[0])
-        with pytest.raises(Stop):
+        with pytest.raises(KilledError):
             train_toy(tmp_path / "cut", settings, stop)
         assert len((tmp_path / "cut" / "log.jsonl").read_text().splitlines()) == stop[0]
     resumed, found = train_toy(tmp_path / "cut", settings)
@@ -113,11 +113,11 @@ def test_a_kill_between_best_weights_and_checkpoint_costs_the_epoch_only(tmp_pat
     def dies(*args):
         calls.append(1)
         if len(calls) == 3:
-            raise Stop
+            raise KilledError
         save_checkpoint(*args)
 
     monkeypatch.setattr(loop, "save_checkpoint", dies)
-    with pytest.raises(Stop):
+    with pytest.raises(KilledError):
         train_toy(tmp_path / "cut", SETTINGS["plain"])
     resumed, found = train_toy(tmp_path / "cut", SETTINGS["plain"])
     assert same_state(resumed, model) and untimed(found.history) == untimed(expected.history)
@@ -186,7 +186,7 @@ def test_without_patience_all_epochs_are_run(tmp_path):
 def test_patience_survives_an_interruption(tmp_path):
     settings = Training(epochs=9, batch_size=4, learning_rate=1e-2, patience=3)
     kept = []
-    with pytest.raises(Stop):
+    with pytest.raises(KilledError):
         train_toy(tmp_path, settings, (3, 2), measure=scripted([3.0, 2, 4], kept))
     _, fitted = train_toy(tmp_path, settings, measure=scripted([3.0, 2, 4, 4, 4, 1, 1], kept))
     assert (fitted.epochs, fitted.best_epoch) == (5, 2)
@@ -231,12 +231,19 @@ def test_the_learning_rate_warms_up_and_falls_along_a_cosine(epochs, rate):
     peak = int(np.argmax(rates))
     assert max(rates) == pytest.approx(rate) and min(rates) > 0
     assert peak <= max(1, 0.05 * epochs + 1)
-    assert all(a <= b for a, b in zip(rates[:peak], rates[1 : peak + 1], strict=True))
-    assert all(a >= b for a, b in zip(rates[peak:], rates[peak + 1 :], strict=False))
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
     if epochs >= 40:
         assert rates[-1] < 0.01 * rate
     constant = settings.model_copy(update={"schedule": "constant"})
     assert {learning_rate(constant, epoch) for epoch in range(epochs)} == {rate}
+
+
+def test_each_epoch_is_trained_with_its_rate(tmp_path):
+    settings = SETTINGS["everything"]
+    _, fitted = train_toy(tmp_path, settings)
+    rates = [record["learning_rate"] for record in fitted.history]
+    assert rates == [learning_rate(settings, epoch) for epoch in range(6)] and len(set(rates)) > 3
 
 
 def test_derived_seeds_are_distinct_and_stable():
@@ -274,7 +281,7 @@ def test_a_checkpoint_restores_every_random_state(tmp_path):
 
 def test_a_checkpoint_restores_model_optimiser_and_average(tmp_path):
     settings = SETTINGS["everything"]
-    model, _ = train_toy(tmp_path, settings)
+    train_toy(tmp_path, settings)
     fresh = toy_model()
     optimizer = torch.optim.AdamW(fresh.parameters())
     ema = torch.optim.swa_utils.AveragedModel(fresh, use_buffers=True)
@@ -332,9 +339,9 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     def half(temporary):
         temporary.write_bytes(b"ne")
         assert path.read_bytes() == b"old"
-        raise Stop
+        raise KilledError
 
-    with pytest.raises(Stop):
+    with pytest.raises(KilledError):
         write_atomic(path, half)
     assert path.read_bytes() == b"old" and os.listdir(path.parent) == ["file"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from neonet_core.classification.pattennet import PattenNet, encode_channels
+from neonet_core.classification.pattennet import PattenNet, encode_channels, masks_at
 from neonet_core.errors import NeoNetError
 from neonet_core.evaluation.auc import auc
 from neonet_core.events import Events
@@ -55,26 +55,30 @@ def train_classifier(encoder: torch.nn.Module, training: Patches, stopping: Patc
         raise NeoNetError("ONE_CLASS", f"{stage}: the training cases are all of one outcome.",
                           "Check the outcome column, or use fewer folds.")
     seed_everything(seed)
-    features = encode_views(encoder, training.channels(), VIEWS if settings.flips else VIEWS[:1], device, events, stage)
-    held_out = encode_views(encoder, stopping.channels(), VIEWS[:1], device, events, stage)[0]
+    views = VIEWS if settings.flips else VIEWS[:1]
+    features = encode_views(encoder, training.channels(), views, device, events, stage)
+    masks = mask_views(training, views, features)
+    held_out = encode_views(encoder, stopping.channels(), VIEWS[:1], device, events, stage)
+    held_out_masks = mask_views(stopping, VIEWS[:1], held_out)
     outcomes = torch.from_numpy(training.outcomes.astype(np.float32)).to(device)
     network = PattenNet(features.shape[2], settings)
     network.fit_normalisation(features[0])
     data_seed = derive_seed(seed, 1)
     steps = -(-len(outcomes) // settings.batch_size)
 
-    def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         rng = np.random.default_rng(derive_seed(data_seed, epoch))
         for indices in np.array_split(rng.permutation(len(outcomes)), steps):
             cases = torch.from_numpy(indices).to(device)
-            views = torch.from_numpy(rng.integers(len(features), size=len(indices))).to(device)
-            yield features[views, cases].float(), outcomes[cases]
+            view = torch.from_numpy(rng.integers(len(features), size=len(indices))).to(device)
+            yield features[view, cases].float(), masks[view, cases], outcomes[cases]
 
-    def loss(model: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        return torch.nn.functional.binary_cross_entropy_with_logits(model(batch[0]).float(), batch[1])
+    def loss(model: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        logits = model(batch[0], batch[1])
+        return torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), batch[2])
 
     def measure(model: torch.nn.Module) -> dict[str, float]:
-        return {"auc": auc(stopping.outcomes, logits_of(model, held_out))}
+        return {"auc": auc(stopping.outcomes, logits_of(model, held_out[0], held_out_masks[0]))}
 
     # an AUC needs both outcomes; without them the last epoch is kept
     watched = Validation(measure, "auc", "higher") if len(set(stopping.outcomes.tolist())) == 2 else None
@@ -83,15 +87,23 @@ def train_classifier(encoder: torch.nn.Module, training: Patches, stopping: Patc
     return network, result
 
 
+def mask_views(patches: Patches, views: Sequence[tuple[int, ...]], features: torch.Tensor) -> torch.Tensor:
+    """The masks on the grid of the features (V, N, C, x, y, z), in the same views: (V, N, 2, x, y, z) uint8."""
+    masks = masks_at(torch.from_numpy(patches.masks), features.shape[3:]).to(torch.uint8)
+    return torch.stack([masks.flip(axes) for axes in views]).to(features.device)
+
+
 @torch.inference_mode()
-def logits_of(network: torch.nn.Module, features: torch.Tensor) -> np.ndarray:
-    """(N, C, X, Y, Z) features -> (N,) logits, one case at a time."""
-    return np.array([network(feature[None].float()).item() for feature in features])
+def logits_of(network: torch.nn.Module, features: torch.Tensor, masks: torch.Tensor) -> np.ndarray:
+    """(N, C, X, Y, Z) features and (N, 2, X, Y, Z) masks -> (N,) logits, one case at a time."""
+    return np.array([network(feature[None].float(), mask[None]).item()
+                     for feature, mask in zip(features, masks, strict=True)])
 
 
 def classify_patches(encoder: torch.nn.Module, network: PattenNet, patches: Patches,
                      device: torch.device, events: Events, stage: str) -> np.ndarray:
     """PNI probabilities (N,) of patches."""
-    features = encode_views(encoder, patches.channels(), VIEWS[:1], device, events, stage)[0]
+    features = encode_views(encoder, patches.channels(), VIEWS[:1], device, events, stage)
+    masks = mask_views(patches, VIEWS[:1], features)
     network.to(device).eval()
-    return 1 / (1 + np.exp(-logits_of(network, features)))
+    return 1 / (1 + np.exp(-logits_of(network, features[0], masks[0])))

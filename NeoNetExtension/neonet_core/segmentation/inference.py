@@ -48,7 +48,7 @@ def predict_probabilities(network: torch.nn.Module, image: np.ndarray, settings:
 
     network.eval()
     with torch.inference_mode():
-        batch = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None, None]
+        batch = torch.from_numpy(np.array(image, dtype=np.float32, order="C"))[None, None]  # memory-mapped: a copy
         logits = sliding_window_inference(batch, settings.patch_size, WINDOWS_AT_ONCE, network,
                                           overlap=settings.overlap, mode="gaussian", sw_device=device, device="cpu")
         return torch.softmax(torch.as_tensor(logits)[0].float(), dim=0).numpy()
