@@ -3,7 +3,7 @@
 Layout::
 
     bundle.json                                  format, model card, preset, members, figures, ranges, hashes
-    fold-0/seg.safetensors  autoencoder.safetensors  cls.safetensors
+    fold-0/seg.safetensors  encoder.safetensors  cls.safetensors
 
 Weights are safetensors; a network is built from the preset's typed settings through the table of known constructors,
 so nothing in a bundle is executed. Every file's SHA-256 is checked before it is read.
@@ -50,7 +50,8 @@ class Member(Record):
 
     fold: int
     seg: str | None = None
-    autoencoder: str | None = None
+    encoder: str | None = None
+    """The part of the autoencoder that PattenNet reads; the decoder is the generator's."""
     cls: str | None = None
     seg_spacing: tuple[float, float, float] | None = None
     """mm along R, A, S; None: each case's own grid."""
@@ -129,7 +130,7 @@ class Bundle:
         return all(member.seg is not None for member in self.record.members)
 
     def can_classify(self) -> bool:
-        return all(member.cls is not None and member.autoencoder is not None for member in self.record.members)
+        return all(member.cls is not None and member.encoder is not None for member in self.record.members)
 
     def segmentors(self, device: torch.device) -> list[Segmentor]:
         """NeoSeg of every member, on `device`. Raises ``NO_SEG_MODEL``, ``BUNDLE_DAMAGED``."""
@@ -156,11 +157,11 @@ class Bundle:
                               "Use a bundle with NeoCls.")
         preset, loaded = self.record.preset, []
         for member in self.record.members:
-            autoencoder = build_autoencoder(preset.vae)
-            self._load(member.autoencoder, autoencoder)
+            encoder = FeatureEncoder(build_autoencoder(preset.vae))
+            self._load(member.encoder, encoder)
             network = PattenNet(2 * preset.vae.channels[-1], preset.cls)
             self._load(member.cls, network)
-            loaded.append((FeatureEncoder(autoencoder).to(device).eval(), network.to(device).eval()))
+            loaded.append((encoder.to(device).eval(), network.to(device).eval()))
         return loaded
 
     def verify(self) -> None:

@@ -130,7 +130,7 @@ def test_crop_by_command_is_the_papers_crop(case, tmp_path, capsys):
     assert run("crop", case / "image.nii.gz", case / "label.nii.gz", "--out", tmp_path / "crop") == 0
     image = read_volume(tmp_path / "crop" / "image.nii.gz")
     assert image.shape == (96, 96, 48)
-    assert 0 <= image.array.min() and image.array.max() <= 1
+    assert image.array.min() >= 0 and image.array.max() <= 1
     center = json.loads((tmp_path / "crop" / "crop.json").read_text())["center_ras_mm"]
     # a point with a negative first coordinate must pass the parser, with or without the equals sign
     text = ",".join(str(value) for value in [-abs(center[0]), *center[1:]])

@@ -11,8 +11,9 @@ from neonet_core.classification.pattennet import (
     PattenNet,
     SpatialAttention,
     encode_channels,
+    masks_at,
 )
-from neonet_core.classification.training import VIEWS, classify_patches, encode_views, train_classifier
+from neonet_core.classification.training import VIEWS, classify_patches, encode_views, mask_views, train_classifier
 from neonet_core.errors import NeoNetError
 from neonet_core.evaluation.auc import auc
 from neonet_core.events import Silent
@@ -52,14 +53,17 @@ def spatial_attention(weights, features, prefix=""):
     return sigmoid(convolved + weights[f"{prefix}convolution.bias"][0])
 
 
-def forward(weights, features, blocks):
-    """The whole network for one case, (C, X, Y, Z) -> logit."""
+def forward(weights, features, blocks, masks=None):
+    """The whole network for one case, (C, X, Y, Z) and, unless pooled over the whole, (2, X, Y, Z) -> logit."""
     features = (features - weights["feature_mean"][:, None, None, None]) / weights["feature_std"][:, None, None, None]
     for block in range(blocks):
         features = features * channel_attention(weights, features, f"blocks.{block}.channel.")[:, None, None, None]
         features = features * spatial_attention(weights, features, f"blocks.{block}.spatial.")
-    flat = features.reshape(len(features), -1)
-    pooled = np.concatenate([flat.mean(axis=1), flat.max(axis=1)])
+    if masks is None:
+        flat = features.reshape(len(features), -1)
+        pooled = np.concatenate([flat.mean(axis=1), flat.max(axis=1)])
+    else:
+        pooled = np.concatenate([features[:, mask > 0].mean(axis=1) for mask in masks])
     hidden = np.maximum(weights["head.0.weight"] @ pooled + weights["head.0.bias"], 0)
     return (weights["head.3.weight"] @ hidden + weights["head.3.bias"])[0]
 
@@ -83,15 +87,18 @@ def test_spatial_attention_is_equation_5():
         np.testing.assert_allclose(one[0], spatial_attention(numbers(module), case), atol=1e-5)
 
 
+@pytest.mark.parametrize("pooling", ["global", "masks"])
 @pytest.mark.parametrize("blocks", [0, 1, 2, 3])
-def test_the_whole_network_is_what_the_equations_say(blocks):
-    settings = TINY.cls.model_copy(update={"dual_attention_blocks": blocks})
+def test_the_whole_network_is_what_the_equations_say(blocks, pooling):
+    settings = TINY.cls.model_copy(update={"dual_attention_blocks": blocks, "pooling": pooling})
     network, features = PattenNet(8, settings).eval(), 3 * torch.randn(3, 8, *SHAPE) + 1
+    masks = (torch.rand(3, 2, *SHAPE) < torch.tensor([0.5, 0.1]).view(1, 2, 1, 1, 1)).to(torch.uint8)
     network.fit_normalisation(features)
     with torch.no_grad():
-        logits, attention = network.score_and_attention(features)
-        assert torch.equal(network(features), logits) and logits.shape == (3,)
-    expected = [forward(numbers(network), case, blocks) for case in features.double().numpy()]
+        logits, attention = network.score_and_attention(features, masks)
+        assert torch.equal(network(features, masks), logits) and logits.shape == (3,)
+    expected = [forward(numbers(network), case, blocks, mask if pooling == "masks" else None)
+                for case, mask in zip(features.double().numpy(), masks.numpy(), strict=True)]
     np.testing.assert_allclose(logits.numpy(), expected, atol=1e-4)
     assert attention.shape == (3, 1, *SHAPE)
     assert (attention == 1).all() if blocks == 0 else ((attention > 0) & (attention < 1)).all()
@@ -125,7 +132,7 @@ def test_normalisation_is_mean_and_deviation_over_cases_and_space(tmp_path):
     assert torch.equal(other.feature_mean, network.feature_mean), "part of the weights"
     dead = torch.zeros(2, 4, 2, 2, 2)
     network.fit_normalisation(dead)
-    assert torch.isfinite(network.eval()(dead)).all()
+    assert torch.isfinite(network.eval()(dead, dead[:, :2])).all(), "nor do empty masks"
 
 
 # Features
@@ -167,11 +174,24 @@ def test_cached_features_are_those_that_the_encoder_would_give(encoder, patches)
     assert cached.shape == (8, len(patches), 2 * TINY.vae.channels[-1], 4, 4, 2) and cached.dtype == torch.float16
     network = PattenNet(cached.shape[2], TINY.cls).eval()
     network.fit_normalisation(cached[0])
+    masks = mask_views(patches, VIEWS, cached)
     with torch.no_grad():
         for view, axes in enumerate(VIEWS):
             direct = encode_channels(encoder, torch.from_numpy(channels).flip(axes))
             torch.testing.assert_close(cached[view].float(), direct, rtol=2e-3, atol=2e-3)
-            torch.testing.assert_close(network(cached[view].float()), network(direct), rtol=0, atol=0.02)
+            torch.testing.assert_close(network(cached[view].float(), masks[view]), network(direct, masks[view]), rtol=0,
+                                       atol=0.02)
+
+
+def test_the_masks_of_the_features_are_those_of_the_patch_and_turn_with_it(patches):
+    features = torch.zeros(8, len(patches), 1, 4, 4, 2)
+    views = mask_views(patches, VIEWS, features)
+    assert views.shape == (8, len(patches), 2, 4, 4, 2)
+    for view, axes in enumerate(VIEWS):
+        flipped = np.flip(patches.masks, axes)
+        blocks = flipped.reshape(len(patches), 2, 4, 4, 4, 4, 2, 4).max(axis=(3, 5, 7))
+        np.testing.assert_array_equal(views[view].numpy(), blocks, err_msg="touched by the mask")
+    assert torch.equal(masks_at(torch.from_numpy(patches.masks), (4, 4, 2)).to(torch.uint8), views[0])
 
 
 def test_the_channels_are_the_image_under_its_masks(patches):
@@ -213,10 +233,12 @@ def train_on(patches, stopping, folder, encoder=None, **changes):
     return train_classifier(encoder or Average(), patches, stopping, settings, folder, 0, CPU, Silent(), "cls")
 
 
+@pytest.mark.parametrize("pooling", ["global", "masks"])
 @pytest.mark.parametrize("blocks", [0, 2])
-def test_a_separable_problem_is_learned(tmp_path, blocks):
+def test_a_separable_problem_is_learned(tmp_path, blocks, pooling):
     encoder = Average()
-    network, fitted = train_on(separable(16, 0), separable(8, 1), tmp_path, encoder, dual_attention_blocks=blocks)
+    network, fitted = train_on(separable(16, 0), separable(8, 1), tmp_path, encoder, dual_attention_blocks=blocks,
+                               pooling=pooling)
     unseen = separable(20, 2)
     probabilities = classify_patches(encoder, network, unseen, CPU, Silent(), "x")
     assert ((probabilities > 0) & (probabilities < 1)).all()

@@ -48,7 +48,7 @@ def test_paper_is_the_paper():
     assert (vae.channels, vae.latent_channels) == ((32, 64, 128), 4)
     assert not vae.mask_inputs
     assert (cls.epochs, cls.batch_size, cls.learning_rate, cls.patience) == (300, 4, 1e-4, 20)
-    assert cls.dual_attention_blocks == 2 and cls.validate_every == 1
+    assert cls.dual_attention_blocks == 2 and cls.pooling == "global" and cls.validate_every == 1
     assert (crop.size, crop.spacing, crop.component) == ((96, 96, 48), "native", "all")
     for stage in (seg, vae, cls):
         assert stage.schedule == "constant" and stage.ema_decay is None and stage.clip_gradient is None

@@ -19,7 +19,7 @@ from neonet_core.errors import NeoNetError
 from neonet_core.events import Silent
 from neonet_core.presets import Training
 from neonet_core.training import loop
-from neonet_core.training.checkpoint import copy_weights, load_checkpoint, load_weights, save_checkpoint, save_weights
+from neonet_core.training.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
 from neonet_core.training.device import choose_device
 from neonet_core.training.files import sha256_of_json, write_atomic, write_json
 from neonet_core.training.loop import Validation, derive_seed, fit, learning_rate, seed_everything
@@ -312,7 +312,7 @@ def test_weights_are_read_strictly(tmp_path):
 def test_half_precision_is_stored_small_and_read_as_single(tmp_path):
     model = toy_model()
     save_weights(tmp_path / "w", model)
-    copy_weights(tmp_path / "w", tmp_path / "h", half=True)
+    save_weights(tmp_path / "h", model, half=True)
     other = toy_model()
     load_weights(tmp_path / "h", other)
     for name, tensor in other.state_dict().items():

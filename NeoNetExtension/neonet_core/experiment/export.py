@@ -7,13 +7,18 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from neonet_core import __version__
 from neonet_core.bundle import Bundle, BundleRecord, Member, ModelCard, load_bundle
+from neonet_core.classification.pattennet import PattenNet
 from neonet_core.errors import NeoNetError
 from neonet_core.experiment.run import Run
 from neonet_core.experiment.summary import summarise
+from neonet_core.generation.autoencoder import AutoencoderKL, FeatureEncoder, build_autoencoder
 from neonet_core.presets import Preset
-from neonet_core.training.checkpoint import copy_weights
+from neonet_core.segmentation.networks import build_segmentor
+from neonet_core.training.checkpoint import load_weights, save_weights
 from neonet_core.training.files import sha256_of_file, write_json
 
 
@@ -50,7 +55,7 @@ def export_bundle(run: Run, out: Path, *, name: str, card: ModelCard, version: s
             raise NeoNetError("NOTHING_TRAINED", f"{run.folder} holds no finished stage.", "Run 'neonet train' first.")
         for path in sorted(temporary.rglob("*.safetensors")):
             file = path.relative_to(temporary).as_posix()
-            if any(file in (member.seg, member.autoencoder, member.cls) for member in members):
+            if any(file in (member.seg, member.encoder, member.cls) for member in members):
                 hashes[file] = sha256_of_file(path)
             else:
                 path.unlink()
@@ -67,7 +72,7 @@ def export_bundle(run: Run, out: Path, *, name: str, card: ModelCard, version: s
 
 
 def _export_member(run: Run, preset: Preset, fold: int, folder: Path, half: bool) -> Member | None:
-    stages = {"seg": f"seg-{preset.seg.network.lower()}", "autoencoder": "vae", "cls": "cls-pattennet"}
+    stages = {"seg": f"seg-{preset.seg.network.lower()}", "encoder": "vae", "cls": "cls-pattennet"}
     values: dict[str, Any] = {}
     figures: dict[str, Any] = {}
     for part, stage in stages.items():
@@ -75,17 +80,30 @@ def _export_member(run: Run, preset: Preset, fold: int, folder: Path, half: bool
         if done is None:
             continue
         file = f"fold-{fold}/{part}.safetensors"
-        copy_weights(run.stage_folder(fold, stage) / "weights.safetensors", folder / file, half)
+        network = _trained_network(part, preset, run.stage_folder(fold, stage) / "weights.safetensors")
+        save_weights(folder / file, network, half)
         values[part] = file
         values["seg_spacing" if part == "seg" else "crop_spacing"] = done["figures"]["spacing"]
         figures |= {key: done["figures"][key] for key in ("dice_liver", "dice_tumour", "auc") if key in done["figures"]}
     return Member(fold=fold, figures=figures, **values) if values else None
 
 
+def _trained_network(part: str, preset: Preset, weights: Path) -> torch.nn.Module:
+    network: torch.nn.Module
+    if part == "seg":
+        network = build_segmentor(preset.seg)
+    elif part == "encoder":
+        network = build_autoencoder(preset.vae)
+    else:
+        network = PattenNet(2 * preset.vae.channels[-1], preset.cls)
+    load_weights(weights, network)
+    return FeatureEncoder(network) if isinstance(network, AutoencoderKL) else network
+
+
 def _complete(members: list[Member]) -> list[Member]:
     """The members that have as many parts as the most complete one: an ensemble needs equals."""
     def parts(member: Member) -> int:
-        return sum(part is not None for part in (member.seg, member.autoencoder, member.cls))
+        return sum(part is not None for part in (member.seg, member.encoder, member.cls))
 
     most = max(map(parts, members), default=0)
     return [member for member in members if parts(member) == most]

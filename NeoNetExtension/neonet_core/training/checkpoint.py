@@ -19,9 +19,11 @@ from safetensors.torch import load_file, save
 from neonet_core.training.files import write_bytes
 
 
-def save_weights(path: Path, module: torch.nn.Module) -> None:
-    """Write a module's parameters and buffers."""
+def save_weights(path: Path, module: torch.nn.Module, half: bool = False) -> None:
+    """Write a module's parameters and buffers, floating-point ones in half precision where `half`."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    if half:
+        state = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
     write_bytes(path, save(state))
 
 
@@ -89,11 +91,3 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
     numpy_state["state"]["key"] = np.array(numpy_state["state"]["key"], dtype=np.uint32)
     np.random.set_state(numpy_state)
     return json.loads(header["progress"])
-
-
-def copy_weights(source: Path, target: Path, half: bool = False) -> None:
-    """Copy a weights file, floating-point tensors in half precision where `half`."""
-    state = load_file(source)
-    if half:
-        state = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
-    write_bytes(target, save(state))
