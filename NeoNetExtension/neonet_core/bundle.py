@@ -126,6 +126,11 @@ class Bundle:
         """What every output of this bundle must say."""
         return f"{RESEARCH_USE_ONLY} {DEMO_WARNING}" if self.is_demo else RESEARCH_USE_ONLY
 
+    @property
+    def note(self) -> str:
+        """The notice in the 79 characters that a NIfTI header has room for."""
+        return header_note(self.name, self.is_demo)
+
     def can_segment(self) -> bool:
         return all(member.seg is not None for member in self.record.members)
 
@@ -190,6 +195,11 @@ class Bundle:
             load_weights(self._checked(file), network)
         except (RuntimeError, SafetensorError) as error:
             raise _damaged(self.folder, f"{file} does not fit the network in its settings") from error
+
+
+def header_note(name: str, demo: bool) -> str:
+    """The notice, short enough for an image header, with the bundle's name."""
+    return f"{'DEMO_MODEL: simulated data only. ' if demo else ''}Research use only. NeoNet {name}"
 
 
 def _damaged(folder: Path, why: str) -> NeoNetError:

@@ -272,7 +272,7 @@ def _cohort_split(options: argparse.Namespace, events: Events) -> None:
 
 
 def _segment(options: argparse.Namespace, events: Events) -> None:
-    from neonet_core.bundle import load_bundle
+    from neonet_core.bundle import DEMO_WARNING, load_bundle
     from neonet_core.segmentation.inference import segment
     from neonet_core.training.device import choose_device
     from neonet_core.volume import read_volume, write_volume
@@ -280,8 +280,11 @@ def _segment(options: argparse.Namespace, events: Events) -> None:
     device = choose_device(options.device)
     bundle = load_bundle(options.bundle)
     label_map = segment(read_volume(options.image, options.series), bundle.segmentors(device), device, events)
-    write_volume(label_map, options.out)
-    events.result(label_map=options.out, bundle=bundle.name, notice=bundle.notice)
+    write_volume(label_map, options.out, bundle.note)
+    if bundle.is_demo:
+        events.log(f"DEMO_MODEL: {DEMO_WARNING}", "warning")
+    events.result(label_map=options.out, bundle=bundle.name, flags=["DEMO_MODEL"] if bundle.is_demo else [],
+                  notice=bundle.notice)
 
 
 def _crop(options: argparse.Namespace, events: Events) -> None:

@@ -32,15 +32,15 @@ class Flag:
 
 
 def case_flags(image: Volume, label_map: Volume, measurements: Measurements, crop: Crop | None,
-               bundle: Bundle) -> tuple[Flag, ...]:
+               bundle: Bundle, demo: bool = False) -> tuple[Flag, ...]:
     """The flags of a case, the most important first.
 
     DEMO_MODEL, NO_TUMOUR, NO_PNI_MODEL, WRONG_MODALITY, WRONG_BODY_PART, SPACING_FAR, INTENSITIES_FAR,
-    TUMOUR_LARGER_THAN_CROP, TUMOUR_SHARE.
+    TUMOUR_LARGER_THAN_CROP, TUMOUR_SHARE. `demo` says that another model of the case knows phantoms only.
     """
     ranges = bundle.record.ranges
     flags = []
-    if bundle.is_demo:
+    if demo or bundle.is_demo:
         flags.append(Flag("DEMO_MODEL", DEMO_WARNING))
     if measurements.tumour_ml == 0:
         flags.append(Flag("NO_TUMOUR", "No tumour was found, so there is no score."))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neonet_core.bundle import Bundle, load_bundle
+from neonet_core.bundle import DEMO_WARNING, RESEARCH_USE_ONLY, Bundle, header_note, load_bundle
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Events, Silent
 from neonet_core.flags import Flag, case_flags
@@ -19,7 +19,7 @@ from neonet_core.measurements import Measurements, measure
 from neonet_core.preprocessing import prepare_image, prepare_label_map
 from neonet_core.presets import CropSettings
 from neonet_core.tlcr import Crop, extract, image_channels, locate_crop, mask_patch, paste, world_to_voxel
-from neonet_core.training.files import write_json
+from neonet_core.training.files import write_bytes, write_json
 from neonet_core.volume import Volume, resample_like, same_grid, write_volume
 
 if TYPE_CHECKING:
@@ -111,12 +111,27 @@ class CaseResult:
     flags: tuple[Flag, ...]
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def is_demonstration(self) -> bool:
+        """A model that knows simulated images only had a part in it."""
+        return any(flag.code == "DEMO_MODEL" for flag in self.flags)
+
+    @property
+    def notice(self) -> str:
+        """What every output must say."""
+        return f"{RESEARCH_USE_ONLY} {DEMO_WARNING}" if self.is_demonstration else RESEARCH_USE_ONLY
+
+    @property
+    def note(self) -> str:
+        """The notice in the 79 characters that a NIfTI header has room for."""
+        return header_note(self.bundle.name, self.is_demonstration)
+
     def to_json(self) -> dict[str, Any]:
         """The content of ``score.json``."""
         record = self.bundle.record
         score = self.score
         content: dict[str, Any] = {
-            "format": SCORE_FORMAT, "case": self.case, "notice": self.bundle.notice,
+            "format": SCORE_FORMAT, "case": self.case, "notice": self.notice,
             "bundle": {"name": record.name, "version": record.version, "hash": self.bundle.hash},
             "outcome": record.outcome, "probability": None, "spread": None, "members": [], "threshold": None,
             "share_of_training_scores_below": {}, "label_source": self.label_source,
@@ -251,6 +266,7 @@ def predict_case(image: Volume, *, label_map: Volume | None = None, bundle: str 
     segmenting = model if seg_bundle is None else (
         seg_bundle if isinstance(seg_bundle, Bundle) else load_bundle(seg_bundle))
     seconds: dict[str, float] = {}
+    label_map_given = label_map is not None
     if label_map is not None:
         check_same_grid(image, label_map)
         source = "given by the user"
@@ -274,7 +290,9 @@ def predict_case(image: Volume, *, label_map: Volume | None = None, bundle: str 
         if model.can_classify():
             with _timed(seconds, "classify"):
                 score = classify_patches(model, patches, image, chosen, events)
-    flags = case_flags(image, label_map, measurements, patch.crop if patch else None, model)
+    used = (model,) if label_map_given else (model, segmenting)
+    flags = case_flags(image, label_map, measurements, patch.crop if patch else None, model,
+                       demo=any(bundle.is_demo for bundle in used))
     return CaseResult(case, image, label_map, source, model, measurements, patch, score, flags,
                       {name: round(value, 2) for name, value in seconds.items()})
 
@@ -296,38 +314,42 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] = time.monotonic() - started
 
 
-def write_patch(patch: TumourPatch, out: Path) -> None:
+def write_patch(patch: TumourPatch, out: Path, note: str = "", **facts: Any) -> None:
     """Write a patch as ``image, mask, t1, t2`` (.nii.gz, canonical, [0, 1]) and ``crop.json``.
 
-    The mask file holds 0, 1, 2 as a label map does.
+    The mask file holds 0, 1, 2 as a label map does. `note` goes into the images' headers, `facts` into the JSON.
     """
     masks = patch.masks
     t1, t2 = patch.channels
     affine = patch.image.affine
-    write_volume(patch.image, out / "image.nii.gz")
-    write_volume(Volume((masks[0] + masks[1]).astype(np.uint8), affine), out / "mask.nii.gz")
-    write_volume(Volume(t1, affine), out / "t1.nii.gz")
-    write_volume(Volume(t2, affine), out / "t2.nii.gz")
-    write_json(out / "crop.json", patch.describe())
+    write_volume(patch.image, out / "image.nii.gz", note)
+    write_volume(Volume((masks[0] + masks[1]).astype(np.uint8), affine), out / "mask.nii.gz", note)
+    write_volume(Volume(t1, affine), out / "t1.nii.gz", note)
+    write_volume(Volume(t2, affine), out / "t2.nii.gz", note)
+    write_json(out / "crop.json", patch.describe() | facts)
 
 
 def write_case(result: CaseResult, out: Path) -> Path:
     """Write all outputs of a case and its report.
 
-    ``label_map.nii.gz``, ``attention.nii.gz`` on the input's grid, ``crop/``, ``score.json``, ``report.html``.
+    ``label_map.nii.gz``, ``attention.nii.gz`` on the input's grid, ``crop/``, ``score.json``, ``report.html`` and
+    its main figure as ``figure.png``.
 
     Returns
     -------
     Path
         The report.
     """
+    from neonet_core.figures import case_figure, png
     from neonet_core.report import write_case_report
 
     out.mkdir(parents=True, exist_ok=True)
-    write_volume(result.label_map, out / "label_map.nii.gz")
+    note, content = result.note, result.to_json()
+    write_volume(result.label_map, out / "label_map.nii.gz", note)
     if result.patch is not None:
-        write_patch(result.patch, out / "crop")
+        write_patch(result.patch, out / "crop", note, notice=content["notice"], flags=content["flags"])
     if result.score is not None:
-        write_volume(result.score.attention, out / "attention.nii.gz")
-    write_json(out / "score.json", result.to_json())
+        write_volume(result.score.attention, out / "attention.nii.gz", note)
+    write_json(out / "score.json", content)
+    write_bytes(out / "figure.png", png(case_figure(result), None))
     return write_case_report(result, out / "report.html")

@@ -375,11 +375,16 @@ def read_label_map(path: str | os.PathLike[str], values: Mapping[int, int] | Non
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def write_volume(volume: Volume, path: str | os.PathLike[str]) -> None:
+def write_volume(volume: Volume, path: str | os.PathLike[str], note: str = "") -> None:
     """Write a volume as ``.nii``, ``.nii.gz``, ``.nrrd`` or ``.mha``: all of it or nothing.
 
     The dtype is kept, but bool becomes uint8 and float16 float32. In NIfTI sform and qform are both set, in mm. The
     folder is made where it is missing.
+
+    Parameters
+    ----------
+    note : str
+        A remark for whoever finds the file, kept in its header: NIfTI's ``descrip`` (79 bytes), else ``Comment``.
 
     Raises
     ------
@@ -397,9 +402,12 @@ def write_volume(volume: Volume, path: str | os.PathLike[str]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if suffix in NIFTI_SUFFIXES:
-            _write_nifti(array, volume.affine, temporary)
+            _write_nifti(array, volume.affine, temporary, note)
         else:
-            simpleitk().WriteImage(_itk_image(array.T, volume.affine), str(temporary), useCompression=True)
+            image = _itk_image(array.T, volume.affine)
+            if note:
+                image.SetMetaData("Comment", note)
+            simpleitk().WriteImage(image, str(temporary), useCompression=True)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or "the writer failed"
@@ -409,11 +417,12 @@ def write_volume(volume: Volume, path: str | os.PathLike[str]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _write_nifti(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
+def _write_nifti(array: np.ndarray, affine: np.ndarray, path: Path, note: str) -> None:
     import nibabel
 
     image = nibabel.Nifti1Image(array, affine, dtype=array.dtype)
     image.header.set_xyzt_units("mm")
+    image.header["descrip"] = note.encode("ascii", "replace")[:79]
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     nibabel.save(image, path)

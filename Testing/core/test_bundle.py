@@ -176,3 +176,13 @@ def test_demo_holds_its_own_figures_on_unseen_phantoms():
         assert low < figures["auc"]["value"] < high
         assert abs(figures["auc_of_tumour_volume"]["value"] - 0.5) < 0.15, size
         assert np.isfinite(figures["dice_tumour"])
+
+
+def test_folds_of_other_settings_are_not_mixed(tiny_run, tmp_path):
+    shutil.copytree(tiny_run.folder, tmp_path / "run")
+    inputs = tmp_path / "run" / "fold-1" / "vae" / "inputs.json"
+    content = json.loads(inputs.read_text())
+    content["settings"]["epochs"] += 1
+    inputs.write_text(json.dumps(content))
+    assert code_of(lambda: export_bundle(Run(tmp_path / "run"), tmp_path / "out", name="x",
+                                         card=CARD)) == "MIXED_SETTINGS"

@@ -163,7 +163,7 @@ def test_written_files_say_the_same_as_the_result(phantom, tiny_bundle, tmp_path
     write_case(result, tmp_path)
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()) == [
         "attention.nii.gz", "crop/crop.json", "crop/image.nii.gz", "crop/mask.nii.gz", "crop/t1.nii.gz",
-        "crop/t2.nii.gz", "label_map.nii.gz", "report.html", "score.json"]
+        "crop/t2.nii.gz", "figure.png", "label_map.nii.gz", "report.html", "score.json"]
     content = json.loads((tmp_path / "score.json").read_text())
     assert content["probability"] == result.score.probability
     assert content["bundle"] == {"name": "tiny", "version": "1.0", "hash": tiny_bundle.hash}

@@ -19,7 +19,7 @@ from neonet_core.generation.autoencoder import AutoencoderKL, FeatureEncoder, bu
 from neonet_core.presets import Preset
 from neonet_core.segmentation.networks import build_segmentor
 from neonet_core.training.checkpoint import load_weights, save_weights
-from neonet_core.training.files import sha256_of_file, write_json
+from neonet_core.training.files import read_json, sha256_of_file, write_json
 
 
 def export_bundle(run: Run, out: Path, *, name: str, card: ModelCard, version: str = "1.0",
@@ -37,7 +37,7 @@ def export_bundle(run: Run, out: Path, *, name: str, card: ModelCard, version: s
     Raises
     ------
     NeoNetError
-        ``NOTHING_TRAINED`` where no fold has a finished stage; ``EXISTS``.
+        ``NOTHING_TRAINED`` where no fold has a finished stage; ``MIXED_SETTINGS``; ``EXISTS``.
     """
     if out.exists():
         raise NeoNetError("EXISTS", f"{out} is there already.", "Choose another folder, or remove it first.")
@@ -79,6 +79,7 @@ def _export_member(run: Run, preset: Preset, fold: int, folder: Path, half: bool
         done = run.done(fold, stage)
         if done is None:
             continue
+        _check_settings(run, preset, fold, part, stage)
         file = f"fold-{fold}/{part}.safetensors"
         network = _trained_network(part, preset, run.stage_folder(fold, stage) / "weights.safetensors")
         save_weights(folder / file, network, half)
@@ -86,6 +87,14 @@ def _export_member(run: Run, preset: Preset, fold: int, folder: Path, half: bool
         values["seg_spacing" if part == "seg" else "crop_spacing"] = done["figures"]["spacing"]
         figures |= {key: done["figures"][key] for key in ("dice_liver", "dice_tumour", "auc") if key in done["figures"]}
     return Member(fold=fold, figures=figures, **values) if values else None
+
+
+def _check_settings(run: Run, preset: Preset, fold: int, part: str, stage: str) -> None:
+    """A run's folds may have been trained in several calls; a bundle needs all of them with the same settings."""
+    settings = {"seg": preset.seg, "encoder": preset.vae, "cls": preset.cls}[part].model_dump(mode="json")
+    if read_json(run.stage_folder(fold, stage) / "inputs.json")["settings"] != settings:
+        raise NeoNetError("MIXED_SETTINGS", f"Fold {fold} {stage} was trained with other settings than those of the "
+                          "run's last call.", "Give 'neonet train' once more for all folds with the same settings.")
 
 
 def _trained_network(part: str, preset: Preset, weights: Path) -> torch.nn.Module:

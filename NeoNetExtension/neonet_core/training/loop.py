@@ -20,6 +20,7 @@ import torch
 from accelerate import Accelerator
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from neonet_core.errors import NeoNetError
 from neonet_core.events import Events
 from neonet_core.presets import Training
 from neonet_core.training.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
@@ -117,6 +118,11 @@ def fit(model: torch.nn.Module, *, stage: str, settings: Training, batches: Call
     Returns
     -------
     Fit
+
+    Raises
+    ------
+    NeoNetError
+        ``DIVERGED`` where the loss is no longer finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, best, log = folder / "checkpoint.safetensors", folder / "best.safetensors", folder / "log.jsonl"
@@ -170,7 +176,8 @@ def fit(model: torch.nn.Module, *, stage: str, settings: Training, batches: Call
                 events.progress(stage, round(epoch + (step + 1) / max(steps_per_epoch, step + 2), 3), settings.epochs)
         record: dict[str, float] = {"epoch": epoch + 1, "loss": (total / max(steps, 1)).item(), "learning_rate": rate}
         if not math.isfinite(record["loss"]):
-            raise FloatingPointError(f"{stage}: the loss became {record['loss']} in epoch {epoch + 1}")
+            raise NeoNetError("DIVERGED", f"{stage}: the loss became {record['loss']} in epoch {epoch + 1}.",
+                              "Choose a lower learning rate, or set clip_gradient, in the stage's settings.")
         if validation is not None and ((epoch + 1) % settings.validate_every == 0 or epoch + 1 == settings.epochs):
             evaluated.eval()
             with torch.no_grad():

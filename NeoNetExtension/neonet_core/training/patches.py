@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from neonet_core.errors import NeoNetError
 from neonet_core.presets import CropSettings
 from neonet_core.tlcr import extract, image_channels, locate_crop, mask_patch
 from neonet_core.training.prepared import PreparedCase
@@ -39,10 +40,13 @@ class Patches:
 
 
 def cut_patches(cases: Sequence[PreparedCase], settings: CropSettings) -> Patches:
-    """Cut the TLCR patch of each case by its ground-truth mask."""
+    """Cut the TLCR patch of each case by its ground-truth mask. Raises ``EMPTY_TUMOUR``."""
     images, masks = [], []
     for case in cases:
         label_map = np.asarray(case.label_map)
+        if not (label_map == 2).any():
+            raise NeoNetError("EMPTY_TUMOUR", f"The tumour of {case.case_id} is smaller than a voxel of the grid that "
+                              "the model works on.", "Leave the case out, or choose a finer crop.spacing.")
         crop = locate_crop(label_map, settings.size, component=settings.component, spacing=case.spacing)
         assert crop is not None, "quality control leaves out cases without tumour"
         images.append(extract(np.asarray(case.image), crop)[None])
