@@ -33,3 +33,7 @@ $(BIN)/python:
 
 clean:
 	rm -rf "$(VENV)" neonet-demo
+
+.PHONY: picture
+picture: $(VENV)/.installed
+	$(BIN)/python Resources/make_pictures.py

@@ -1,0 +1,50 @@
+"""Draws the README's pictures from real output: `make picture`."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from neonet_core.demo import run_demo
+from neonet_core.figures import png
+from neonet_core.phantom import draw_severity, simulate_case
+from neonet_core.pipeline import cut_patch
+from neonet_core.presets import CropSettings
+from neonet_core.volume import to_canonical
+
+HERE = Path(__file__).parent
+SHOWN = ((0, 3), (0, 12), (1, 7), (1, 5))  # PNI and seed
+
+
+def demo_case() -> None:
+    """`demo-case.png`: the main figure of `neonet demo`."""
+    with TemporaryDirectory() as folder:
+        run_demo(Path(folder))
+        (HERE / "demo-case.png").write_bytes((Path(folder) / "figure.png").read_bytes())
+
+
+def phantoms() -> None:
+    """`phantoms.png`: two simulated cases of each outcome, whole slice above, tumour below."""
+    figure = Figure(figsize=(12, 5.6), facecolor="black", layout="constrained")
+    axes = figure.subplots(2, len(SHOWN), gridspec_kw={"height_ratios": (1, 1)})
+    for column, (pni, seed) in enumerate(SHOWN):
+        case = simulate_case(pni, seed, size="full")
+        image, labels = to_canonical(case.image), to_canonical(case.label_map)
+        level = int(np.median(np.nonzero(labels.array == 2)[2]))
+        patch = cut_patch(case.image, case.label_map, CropSettings(size=(64, 64, 32)))
+        middle = patch.image.array[:, :, level - patch.crop.start[2]]
+        low, high = np.percentile(image.array, (0.5, 99.5))
+        title = f"simulated, {'PNI' if pni else 'no PNI'}, severity {draw_severity(pni, seed):.1f}"
+        axes[0, column].set_title(title, color="white", fontsize=10)
+        # radiological convention: patient's right on the left, front up
+        for axis, picture, scale in ((axes[0, column], image.array[25:215, 45:195, level], (low, high)),
+                                     (axes[1, column], middle, (0, 1))):
+            axis.imshow(picture[::-1, ::-1].T, cmap="gray", vmin=scale[0], vmax=scale[1], interpolation="bilinear")
+            axis.axis("off")
+    (HERE / "phantoms.png").write_bytes(png(figure))
+
+
+if __name__ == "__main__":
+    phantoms()
+    demo_case()
