@@ -15,6 +15,8 @@ from neonet_core.presets import VaeSettings
 from neonet_core.training.loop import Fit, Validation, derive_seed, fit, seed_everything
 from neonet_core.training.patches import Patches
 
+INITIAL_LOG_VARIANCE = -6.0
+
 
 def build_autoencoder(settings: VaeSettings) -> AutoencoderKL:
     """AutoencoderKL: (N, 1, X, Y, Z) intensities <-> (N, latent_channels, X/4, Y/4, Z/4) for three levels of channels.
@@ -30,11 +32,17 @@ def build_autoencoder(settings: VaeSettings) -> AutoencoderKL:
     if any(channels % settings.norm_groups for channels in settings.channels):
         raise NeoNetError("BAD_PRESET", f"vae.channels {settings.channels} are not all multiples of vae.norm_groups "
                           f"({settings.norm_groups}).", "Change one of them.")
-    return AutoencoderKL(
+    autoencoder = AutoencoderKL(
         spatial_dims=3, in_channels=1, out_channels=1, channels=settings.channels,
         latent_channels=settings.latent_channels, num_res_blocks=(settings.residual_blocks,) * levels,
         norm_num_groups=settings.norm_groups, attention_levels=(False,) * levels,
         with_encoder_nonlocal_attn=False, with_decoder_nonlocal_attn=False)
+    # MONAI begins with a latent noise of about 1, which drowns the first means and teaches the decoder to ignore them;
+    # with a KL weight of 1e-7 training ends at a small noise in any case (after 100 steps L1 0.16 instead of 0.21)
+    projection = autoencoder.quant_conv_log_sigma.get_submodule("conv")
+    torch.nn.init.zeros_(projection.get_parameter("weight"))
+    torch.nn.init.constant_(projection.get_parameter("bias"), INITIAL_LOG_VARIANCE)
+    return autoencoder
 
 
 class FeatureEncoder(torch.nn.Module):

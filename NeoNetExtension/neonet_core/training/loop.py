@@ -72,7 +72,8 @@ def seed_everything(seed: int) -> None:
 
 def derive_seed(*parts: int) -> int:
     """One 32-bit seed from several numbers (run seed, fold, epoch, index, ...), well mixed."""
-    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+    # the length too: SeedSequence pads with zeros, so that (a, b) and (a, b, 0) would be the same
+    return int(np.random.SeedSequence([len(parts), *parts]).generate_state(1)[0])
 
 
 def learning_rate(settings: Training, epoch: int) -> float:
