@@ -36,6 +36,8 @@ RESEARCH_USE_ONLY = "Research use only. Not a medical device; not for diagnosis 
 DEMO_WARNING = ("DEMONSTRATION MODEL, trained on simulated images only: what it finds in a real image means nothing. "
                 "No statement here is about a patient.")
 
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}"
+
 Range = tuple[float, float]
 
 
@@ -83,7 +85,7 @@ class BundleRecord(Record):
     """The content of ``bundle.json``."""
 
     format: Literal[1] = 1
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=f"^{NAME_PATTERN}$")
     version: str
     neonet: str
     outcome: str

@@ -14,15 +14,18 @@ import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from neonet_core import __version__
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Events, JsonLines, Terminal
+from neonet_core.training.device import DEVICES
+
+if TYPE_CHECKING:
+    from neonet_core.volume import Volume
 
 DONE, OUR_FAULT, WRONG_INPUT = 0, 1, 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-DEVICES = ("auto", "cpu", "cuda", "mps")
 IMAGE_HELP = ".nii, .nii.gz, .nrrd, .mha/.mhd, a DICOM folder or a .zip of one"
 LABEL_HELP = "label map on the image's grid: 0 background, 1 liver, 2 tumour"
 POINT_OPTIONS = ("--tumour-at", "--crop-center")
@@ -40,8 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         events.error(error)
         return WRONG_INPUT
     except KeyboardInterrupt:
-        events.error(NeoNetError("INTERRUPTED", "Stopped.", "A training goes on where it was when the same command is "
-                                 "given again."))
+        events.error(NeoNetError("INTERRUPTED", "Stopped.", "The same command goes on where it can, else begins anew."))
         return INTERRUPTED
     except Exception as error:
         known = _environment_fault(error)
@@ -58,7 +60,11 @@ def _environment_fault(error: Exception) -> NeoNetError | None:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return NeoNetError("DISK_FULL", "The disk is full.", "Free some space, or choose another --out.")
     if isinstance(error, PermissionError):
-        return NeoNetError("NOT_WRITABLE", f"No permission for {error.filename}.", "Choose another --out.")
+        return NeoNetError("NO_PERMISSION", f"No permission for {error.filename}.",
+                           "Check the rights, or choose another --out.")
+    if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
+        return NeoNetError("NOT_WRITABLE", f"{error.filename} is a file where a folder is needed, or the reverse.",
+                           "Choose another --out.")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return NeoNetError("OUT_OF_MEMORY", "There is not enough memory for this.",
                            "Close other programs, choose --device cpu, or a smaller batch (--set ...batch_size=1).")
@@ -84,7 +90,10 @@ def _join_negative_points(argv: list[str]) -> list[str]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports wrong usage as every other error is reported."""
+    """Reports wrong usage as every other error is reported; options are given in full."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         raise NeoNetError("USAGE", f"{message[:1].upper()}{message[1:]}.", f"See '{self.prog} --help'.")
@@ -145,7 +154,8 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = command("demo", _demo, "a simulated case through the built-in demonstration model, with its report")
     demo.add_argument("--out", type=Path, default=Path("neonet-demo"), help="folder (default: neonet-demo)")
-    demo.add_argument("--train", action="store_true", help="train the built-in model anew instead (about an hour)")
+    demo.add_argument("--train", type=Path, metavar="FOLDER", help="instead, train the built-in model anew there "
+                      "(about an hour; resumes)")
 
     phantom = command("phantom", _phantom, "simulate a cohort with a known PNI signal")
     phantom.add_argument("out", metavar="OUT", type=Path)
@@ -229,6 +239,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _read_image(options: argparse.Namespace) -> Volume:
+    from neonet_core.volume import read_volume
+
+    if options.series is not None and not (options.image.is_dir() or options.image.suffix.lower() == ".zip"):
+        raise NeoNetError("USAGE", f"--series chooses from a DICOM folder or .zip; {options.image.name} is neither.",
+                          "Leave --series out.")
+    return read_volume(options.image, options.series)
+
+
+def _check_out(folder: Path) -> None:
+    """Say that nothing can be written there before the work, not after it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, "not writable", str(folder))
+
+
 # --- the commands ------------------------------------------------------------------------------------------------
 
 
@@ -236,7 +262,7 @@ def _demo(options: argparse.Namespace, events: Events) -> None:
     from neonet_core import demo
 
     if options.train:
-        bundle = demo.train_demo_bundle(options.out, options.device, events)
+        bundle = demo.train_demo_bundle(options.train, options.device, events)
         events.result(bundle=bundle.folder, metrics=bundle.record.metrics)
     else:
         events.result(report=demo.run_demo(options.out, options.device, events).resolve())
@@ -275,11 +301,13 @@ def _segment(options: argparse.Namespace, events: Events) -> None:
     from neonet_core.bundle import DEMO_WARNING, load_bundle
     from neonet_core.segmentation.inference import segment
     from neonet_core.training.device import choose_device
-    from neonet_core.volume import read_volume, write_volume
+    from neonet_core.volume import check_writable_format, write_volume
 
+    check_writable_format(options.out)
+    _check_out(options.out.parent)
     device = choose_device(options.device)
     bundle = load_bundle(options.bundle)
-    label_map = segment(read_volume(options.image, options.series), bundle.segmentors(device), device, events)
+    label_map = segment(_read_image(options), bundle.segmentors(device), device, events)
     write_volume(label_map, options.out, bundle.note)
     if bundle.is_demo:
         events.log(f"DEMO_MODEL: {DEMO_WARNING}", "warning")
@@ -288,20 +316,21 @@ def _segment(options: argparse.Namespace, events: Events) -> None:
 
 
 def _crop(options: argparse.Namespace, events: Events) -> None:
-    from neonet_core.bundle import load_bundle
+    from neonet_core.bundle import RESEARCH_USE_ONLY, load_bundle
     from neonet_core.pipeline import cut_patch, write_patch
     from neonet_core.presets import CropSettings
-    from neonet_core.volume import read_label_map, read_volume
+    from neonet_core.volume import read_label_map
 
-    settings, spacing = CropSettings(), None
+    settings, spacing, note, facts = CropSettings(), None, RESEARCH_USE_ONLY, {"notice": RESEARCH_USE_ONLY}
     if options.bundle:
-        record = load_bundle(options.bundle).record
-        settings, spacing = record.preset.crop, record.members[0].crop_spacing
+        bundle = load_bundle(options.bundle)
+        settings, spacing = bundle.record.preset.crop, bundle.record.members[0].crop_spacing
+        note, facts = bundle.note, {"notice": bundle.notice, "bundle": bundle.name}
     if options.component:
         settings = settings.model_copy(update={"component": options.component})
-    patch = cut_patch(read_volume(options.image, options.series), read_label_map(options.label), settings, spacing,
+    patch = cut_patch(_read_image(options), read_label_map(options.label), settings, spacing,
                       tumour_at=options.tumour_at, crop_center=options.crop_center)
-    write_patch(patch, options.out)
+    write_patch(patch, options.out, note, **facts)
     if patch.crop.coverage < 1:
         events.log(f"The crop holds {patch.crop.coverage:.0%} of the tumour.", "warning")
     events.result(crop=options.out, coverage=patch.crop.coverage)
@@ -310,9 +339,10 @@ def _crop(options: argparse.Namespace, events: Events) -> None:
 def _classify(options: argparse.Namespace, events: Events) -> None:
     from neonet_core.pipeline import predict_case
     from neonet_core.training.files import write_json
-    from neonet_core.volume import read_label_map, read_volume
+    from neonet_core.volume import read_label_map
 
-    result = predict_case(read_volume(options.image, options.series), label_map=read_label_map(options.label),
+    _check_out(options.out.parent)
+    result = predict_case(_read_image(options), label_map=read_label_map(options.label),
                           bundle=options.bundle, tumour_at=options.tumour_at, crop_center=options.crop_center,
                           need_score=True, device=options.device, events=events)
     content = result.to_json()
@@ -322,9 +352,10 @@ def _classify(options: argparse.Namespace, events: Events) -> None:
 
 def _predict(options: argparse.Namespace, events: Events) -> None:
     from neonet_core.pipeline import predict_case, write_case
-    from neonet_core.volume import read_label_map, read_volume
+    from neonet_core.volume import read_label_map
 
-    image = read_volume(options.image, options.series)
+    _check_out(options.out)
+    image = _read_image(options)
     label_map = read_label_map(options.label) if options.label else None
     result = predict_case(image, label_map=label_map, bundle=options.bundle, seg_bundle=options.seg_bundle,
                           case=options.case, tumour_at=options.tumour_at, crop_center=options.crop_center,

@@ -286,7 +286,7 @@ def draw_score(axes: Axes, result: CaseResult) -> None:
     """See `score_figure`."""
     score, record = result.score, result.bundle.record
     assert score is not None, "a case without score has no chart"
-    outcome, demo = Outcome.of(record.outcome), is_demonstration(result)
+    outcome, demo = Outcome.of(record.outcome), result.is_demonstration
     for row, (value, colour, marker) in enumerate(((0, NEGATIVE, "o"), (1, POSITIVE, "D"))):
         scores = np.sort([one.score for one in record.out_of_fold if one.outcome == value])
         height = (np.arange(len(scores)) * 0.618034 % 1 - 0.5) * 0.42  # golden ratio: neighbours lie apart
@@ -294,7 +294,7 @@ def draw_score(axes: Axes, result: CaseResult) -> None:
         axes.text(0, row + 0.29, _plain(f"{outcome.group(value)} ({len(scores)})"), color=colour, fontsize=9.5,
                   va="bottom")
     mean, spread = score.probability, score.spread
-    if len(score.members) > 1:
+    if spread is not None:
         axes.axvspan(max(mean - spread, 0), min(mean + spread, 1), ymax=TOP_ROW, color=INK, alpha=0.12, linewidth=0)
         axes.scatter(score.members, np.full(len(score.members), 2.0), s=30, facecolor="white", edgecolor=INK,
                      linewidths=1.3, zorder=3)
@@ -323,7 +323,7 @@ def case_figure(result: CaseResult) -> Figure:
     planes = orthogonal_slices(result.image, result.label_map, result.patch)
     attention = None if result.score is None else result.score.attention
     tiles = () if result.patch is None else patch_slices(result.patch, attention)
-    demo = "Demonstration " if is_demonstration(result) else ""
+    demo = "Demonstration " if result.is_demonstration else ""
     shares = plane_shares(planes)
     heights = [0.8 + 9.6 * shares[0] * planes[0].size_mm[1] / planes[0].size_mm[0],
                *[2.15] * bool(tiles), *[2.15] * bool(tiles and attention), *[3.0] * (result.score is not None)]
@@ -420,11 +420,6 @@ class Outcome:
         if self.short == "PNI":
             return "PNI-positive" if value else "PNI-negative"
         return f"{self.short} = {value}"
-
-
-def is_demonstration(result: CaseResult) -> bool:
-    """Whether the result comes from a model that knows simulated images only."""
-    return result.bundle.is_demo or any(flag.code == "DEMO_MODEL" for flag in result.flags)
 
 
 def probability(value: float) -> str:

@@ -43,7 +43,7 @@ def case_flags(image: Volume, label_map: Volume, measurements: Measurements, cro
     if demo or bundle.is_demo:
         flags.append(Flag("DEMO_MODEL", DEMO_WARNING))
     if measurements.tumour_ml == 0:
-        flags.append(Flag("NO_TUMOUR", "No tumour was found, so there is no score."))
+        flags.append(Flag("NO_TUMOUR", "The label map holds no tumour, so there is no score."))
     if not bundle.can_classify():
         flags.append(Flag("NO_PNI_MODEL", "No PNI model in this bundle, so there is no score."))
     if float(np.mean(image.array[::4, ::4, ::4] < CT_AIR)) > 0.05:

@@ -20,7 +20,7 @@ from neonet_core.preprocessing import prepare_image, prepare_label_map
 from neonet_core.presets import CropSettings
 from neonet_core.tlcr import Crop, extract, image_channels, locate_crop, mask_patch, paste, world_to_voxel
 from neonet_core.training.files import write_bytes, write_json
-from neonet_core.volume import Volume, resample_like, same_grid, write_volume
+from neonet_core.volume import Volume, reorient_like, resample_like, write_volume
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Point = tuple[float, float, float]
 
 SCORE_FORMAT = 1
+PATCH_FILES = tuple(f"crop/{name}" for name in ("image.nii.gz", "mask.nii.gz", "t1.nii.gz", "t2.nii.gz", "crop.json"))
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,15 @@ class TumourPatch:
         Where it lies in `grid`.
     grid : Volume
         The whole prepared image that it was cut from.
+    intensity_range : (float, float)
+        The raw intensities that became 0 and 1.
     """
 
     image: Volume
     masks: np.ndarray
     crop: Crop
     grid: Volume
+    intensity_range: tuple[float, float] = (0.0, 1.0)
 
     @property
     def channels(self) -> np.ndarray:
@@ -62,7 +66,8 @@ class TumourPatch:
         return {"size": list(self.crop.size), "start": list(self.crop.start),
                 "spacing_mm": [round(value, 4) for value in self.grid.spacing],
                 "center_ras_mm": [round(float(value), 3) for value in center[:3]],
-                "coverage": self.crop.coverage, "tumour_voxels": self.crop.tumour_voxels}
+                "intensity_range": list(self.intensity_range), "coverage": self.crop.coverage,
+                "tumour_voxels": self.crop.tumour_voxels}
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,8 @@ class Score:
     Attributes
     ----------
     members : tuple of float
-        Probability by each member of the bundle; `probability` is their mean, `spread` their standard deviation.
+        Probability by each member of the bundle; `probability` is their mean, `spread` their standard deviation,
+        unknown (None) for a single member.
     threshold : float or None
         The bundle's operating point.
     share_below : dict
@@ -92,8 +98,8 @@ class Score:
         return float(np.mean(self.members))
 
     @property
-    def spread(self) -> float:
-        return float(np.std(self.members))
+    def spread(self) -> float | None:
+        return float(np.std(self.members)) if len(self.members) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -161,8 +167,9 @@ def cut_patch(image: Volume, label_map: Volume, settings: CropSettings, spacing:
     NeoNetError
         ``GRID_MISMATCH``, ``EMPTY_TUMOUR``, ``BAD_ARGUMENT`` (a point outside the image), ``CONSTANT_IMAGE``.
     """
-    check_same_grid(image, label_map)
-    prepared = prepare_image(image, spacing).volume
+    label_map = reorient_like(label_map, image)
+    prepared_image = prepare_image(image, spacing)
+    prepared = prepared_image.volume
     labels = prepare_label_map(label_map, spacing).array
     if not (labels == 2).any() and (label_map.array == 2).any():
         raise NeoNetError("EMPTY_TUMOUR", "The tumour is smaller than a voxel of the grid that the model works on "
@@ -172,24 +179,12 @@ def cut_patch(image: Volume, label_map: Volume, settings: CropSettings, spacing:
     assert crop is not None, "locate_crop raises on an empty tumour"
     affine = prepared.affine.copy()
     affine[:3, 3] = (prepared.affine @ [*crop.start, 1])[:3]
-    return TumourPatch(Volume(extract(prepared.array, crop), affine), mask_patch(extract(labels, crop)), crop, prepared)
+    return TumourPatch(Volume(extract(prepared.array, crop), affine), mask_patch(extract(labels, crop)), crop, prepared,
+                       prepared_image.intensity_range)
 
 
 def _voxel(grid: Volume, point: Point | None) -> tuple[float, ...] | None:
     return None if point is None else tuple(world_to_voxel(grid.affine, point))
-
-
-def check_same_grid(image: Volume, label_map: Volume) -> None:
-    """Raise ``GRID_MISMATCH`` unless the voxels of both lie at the same places."""
-    if not same_grid(image, label_map):
-        raise NeoNetError("GRID_MISMATCH", f"The label map's grid ({_grid(label_map)}) is not that of the image "
-                          f"({_grid(image)}).", "Resample the label map to the image, e.g. export it with the image "
-                          "as its reference.")
-
-
-def _grid(volume: Volume) -> str:
-    return (" x ".join(map(str, volume.shape)) + " voxels of "
-            + " x ".join(f"{value:.2f}" for value in volume.spacing) + " mm")
 
 
 def classify_patches(bundle: Bundle, patches: Sequence[TumourPatch], image: Volume, device: torch.device,
@@ -268,7 +263,7 @@ def predict_case(image: Volume, *, label_map: Volume | None = None, bundle: str 
     seconds: dict[str, float] = {}
     label_map_given = label_map is not None
     if label_map is not None:
-        check_same_grid(image, label_map)
+        label_map = reorient_like(label_map, image)  # raises GRID_MISMATCH
         source = "given by the user"
     else:
         from neonet_core.segmentation.inference import segment
@@ -344,6 +339,8 @@ def write_case(result: CaseResult, out: Path) -> Path:
     from neonet_core.report import write_case_report
 
     out.mkdir(parents=True, exist_ok=True)
+    for stale in ("attention.nii.gz", "score.json", "report.html", "figure.png", *PATCH_FILES):
+        (out / stale).unlink(missing_ok=True)  # of an earlier call: a map of then must not lie beside a score of now
     note, content = result.note, result.to_json()
     write_volume(result.label_map, out / "label_map.nii.gz", note)
     if result.patch is not None:

@@ -24,7 +24,6 @@ from neonet_core.figures import (
     Slice,
     attention_bar,
     attention_range,
-    is_demonstration,
     orthogonal_slices,
     patch_slices,
     plane_shares,
@@ -93,7 +92,7 @@ def case_html(result: CaseResult) -> str:
 
 def _content(result: CaseResult) -> dict[str, Any]:
     """All that the template shows."""
-    record, demo = result.bundle.record, is_demonstration(result)
+    record, demo = result.bundle.record, result.is_demonstration
     planes = orthogonal_slices(result.image, result.label_map, result.patch)
     return {
         "notice": RESEARCH_USE_ONLY, "demo": demo, "demo_warning": DEMO_WARNING, "case": result.case,
@@ -116,7 +115,7 @@ def _content(result: CaseResult) -> dict[str, Any]:
 
 def _score(result: CaseResult, score: Score) -> dict[str, Any]:
     record = result.bundle.record
-    outcome, cohort = Outcome.of(record.outcome), "simulated training cohort" if is_demonstration(result) else (
+    outcome, cohort = Outcome.of(record.outcome), "simulated training cohort" if result.is_demonstration else (
         "training cohort")
     value, _, spread = with_spread(score.members).partition(" ± ")
     return {"value": value, "spread": spread, "members": [probability(member) for member in score.members],
@@ -189,7 +188,7 @@ def _seen(plane: Slice) -> str:
 def _patch(result: CaseResult, patch: TumourPatch) -> dict[str, Any]:
     attention = None if result.score is None else result.score.attention
     weights = None if attention is None else attention_range(attention)
-    word = "demonstration attention map" if is_demonstration(result) else "attention map"
+    word = "demonstration attention map" if result.is_demonstration else "attention map"
     tiles = [{
         "name": shown.name, "alt": f"Slice of the crop, {shown.name}, {_seen(shown)}.",
         "source": _data_uri(png(slice_figure(shown, (0, 1), TILE_PIXELS))),

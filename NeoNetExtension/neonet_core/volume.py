@@ -392,11 +392,7 @@ def write_volume(volume: Volume, path: str | os.PathLike[str], note: str = "") -
         ``UNKNOWN_FORMAT``, ``CANNOT_WRITE`` (no permission, disk full).
     """
     path = Path(path)
-    suffix = _suffix(path)
-    if suffix not in WRITABLE_SUFFIXES:
-        raise NeoNetError(
-            "UNKNOWN_FORMAT", f"{path}: Cannot write {suffix or 'without a suffix'}.", f"Use {WRITABLE_SUFFIXES}."
-        )
+    suffix = check_writable_format(path)
     array = volume.array.astype(_STORED_AS.get(volume.array.dtype.str[1:], volume.array.dtype), copy=False)
     temporary = path.parent / f".{uuid.uuid4().hex}{suffix}"
     try:
@@ -415,6 +411,15 @@ def write_volume(volume: Volume, path: str | os.PathLike[str], note: str = "") -
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def check_writable_format(path: Path) -> str:
+    """The suffix by which `write_volume` chooses the format. Raises ``UNKNOWN_FORMAT``."""
+    suffix = _suffix(path)
+    if suffix not in WRITABLE_SUFFIXES:
+        raise NeoNetError("UNKNOWN_FORMAT", f"{path}: Cannot write {suffix or 'without a suffix'}.",
+                          f"Use {', '.join(WRITABLE_SUFFIXES)}.")
+    return suffix
 
 
 def _write_nifti(array: np.ndarray, affine: np.ndarray, path: Path, note: str) -> None:

@@ -116,7 +116,7 @@ def test_a_fault_of_ours_ends_with_code_1_and_its_details_in_a_file(case, tmp_pa
 
 @pytest.mark.parametrize(("fault", "code"), [
     (OSError(28, "No space left on device"), "DISK_FULL"), (MemoryError(), "OUT_OF_MEMORY"),
-    (PermissionError(13, "denied", "somewhere"), "NOT_WRITABLE"), (KeyboardInterrupt(), "INTERRUPTED")])
+    (PermissionError(13, "denied", "somewhere"), "NO_PERMISSION"), (KeyboardInterrupt(), "INTERRUPTED")])
 def test_faults_of_the_machine_are_said_in_words(case, tmp_path, capsys, monkeypatch, fault, code):
     def broken(*arguments, **options):
         raise fault

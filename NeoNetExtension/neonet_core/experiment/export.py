@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import uuid
 from pathlib import Path
@@ -10,16 +11,16 @@ from typing import Any
 import torch
 
 from neonet_core import __version__
-from neonet_core.bundle import Bundle, BundleRecord, Member, ModelCard, load_bundle
+from neonet_core.bundle import NAME_PATTERN, Bundle, BundleRecord, Member, ModelCard, load_bundle
 from neonet_core.classification.pattennet import PattenNet
 from neonet_core.errors import NeoNetError
 from neonet_core.experiment.run import Run
 from neonet_core.experiment.summary import summarise
 from neonet_core.generation.autoencoder import AutoencoderKL, FeatureEncoder, build_autoencoder
 from neonet_core.presets import Preset
-from neonet_core.segmentation.networks import build_segmentor
+from neonet_core.segmentation.networks import NETWORKS, build_segmentor
 from neonet_core.training.checkpoint import load_weights, save_weights
-from neonet_core.training.files import read_json, sha256_of_file, write_json
+from neonet_core.training.files import sha256_of_file, write_json
 
 
 def export_bundle(run: Run, out: Path, *, name: str, card: ModelCard, version: str = "1.0",
@@ -37,11 +38,15 @@ def export_bundle(run: Run, out: Path, *, name: str, card: ModelCard, version: s
     Raises
     ------
     NeoNetError
-        ``NOTHING_TRAINED`` where no fold has a finished stage; ``MIXED_SETTINGS``; ``EXISTS``.
+        ``NOTHING_TRAINED`` where no fold has a finished stage; ``MIXED_SETTINGS`` where stages do not belong together;
+        ``SEVERAL_SEGMENTORS``; ``EXISTS``; ``BAD_ARGUMENT`` for a name that cannot be one.
     """
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise NeoNetError("BAD_ARGUMENT", f"'{name}' cannot be a bundle's name.", "Use up to 40 letters, digits, '.', "
+                          "'_' and '-', with --name.")
     if out.exists():
         raise NeoNetError("EXISTS", f"{out} is there already.", "Choose another folder, or remove it first.")
-    settings, preset = run.settings(), run.preset()
+    settings, preset = run.settings(), _preset_of(run)
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.part")
     temporary.mkdir(parents=True)
     try:
@@ -79,7 +84,10 @@ def _export_member(run: Run, preset: Preset, fold: int, folder: Path, half: bool
         done = run.done(fold, stage)
         if done is None:
             continue
-        _check_settings(run, preset, fold, part, stage)
+        if run.current(fold, stage) is None:
+            raise NeoNetError("MIXED_SETTINGS", f"Fold {fold} {stage} was trained with other settings, on another "
+                              "split or on another encoder than the run has now.",
+                              "Give 'neonet train' once more, for all folds, with the settings that you want.")
         file = f"fold-{fold}/{part}.safetensors"
         network = _trained_network(part, preset, run.stage_folder(fold, stage) / "weights.safetensors")
         save_weights(folder / file, network, half)
@@ -89,12 +97,17 @@ def _export_member(run: Run, preset: Preset, fold: int, folder: Path, half: bool
     return Member(fold=fold, figures=figures, **values) if values else None
 
 
-def _check_settings(run: Run, preset: Preset, fold: int, part: str, stage: str) -> None:
-    """A run's folds may have been trained in several calls; a bundle needs all of them with the same settings."""
-    settings = {"seg": preset.seg, "encoder": preset.vae, "cls": preset.cls}[part].model_dump(mode="json")
-    if read_json(run.stage_folder(fold, stage) / "inputs.json")["settings"] != settings:
-        raise NeoNetError("MIXED_SETTINGS", f"Fold {fold} {stage} was trained with other settings than those of the "
-                          "run's last call.", "Give 'neonet train' once more for all folds with the same settings.")
+def _preset_of(run: Run) -> Preset:
+    """The run's preset, with the segmentation network that was trained where ``--models`` named another."""
+    preset = run.preset()
+    trained = [name for name in NETWORKS
+               if any(run.done(fold, f"seg-{name.lower()}") for fold in run.fold_numbers())]
+    if not trained or preset.seg.network in trained:
+        return preset
+    if len(trained) > 1:
+        raise NeoNetError("SEVERAL_SEGMENTORS", f"The run holds {', '.join(trained)}; its preset names none of them.",
+                          "Give 'neonet train' with --set seg.network=NAME to choose one.")
+    return preset.model_copy(update={"seg": preset.seg.model_copy(update={"network": trained[0]})})
 
 
 def _trained_network(part: str, preset: Preset, weights: Path) -> torch.nn.Module:
@@ -110,9 +123,9 @@ def _trained_network(part: str, preset: Preset, weights: Path) -> torch.nn.Modul
 
 
 def _complete(members: list[Member]) -> list[Member]:
-    """The members that have as many parts as the most complete one: an ensemble needs equals."""
-    def parts(member: Member) -> int:
-        return sum(part is not None for part in (member.seg, member.encoder, member.cls))
+    """The members that have the same parts as the most complete one: an ensemble needs equals."""
+    def parts(member: Member) -> tuple[bool, ...]:
+        return member.seg is not None, member.encoder is not None, member.cls is not None
 
-    most = max(map(parts, members), default=0)
-    return [member for member in members if parts(member) == most]
+    best = max(map(parts, members), key=sum, default=())
+    return [member for member in members if parts(member) == best]

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from neonet_core.experiment.run import Run
-from neonet_core.training.files import read_json, write_text
+from neonet_core.training.files import write_text
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,12 @@ class Prediction:
 
 
 def read_predictions(run: Run, model: str = "cls-pattennet") -> list[Prediction]:
-    """The predictions of all folds in which the model is trained.
-
-    A fold of an earlier split, whose cohort has changed since, is left out until it is trained again: its patients
-    may be held out in another fold now, and would count twice.
-    """
+    """The predictions of all folds whose model still belongs to the run (`Run.current`)."""
     predictions = []
-    for fold, held_out in enumerate(read_json(run.folder / "folds.json")["validation"]):
-        done = run.done(fold, model)
-        rows = done["figures"]["predictions"] if done is not None else []
-        if {row["case_id"] for row in rows} == set(held_out):
-            predictions += [Prediction(**row) for row in rows]
+    for fold in run.fold_numbers():
+        done = run.current(fold, model)
+        if done is not None:
+            predictions += [Prediction(**row) for row in done["figures"]["predictions"]]
     return predictions
 
 

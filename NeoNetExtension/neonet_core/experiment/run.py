@@ -7,6 +7,7 @@ again; one whose inputs have changed starts anew; one that was cut off goes on f
 from __future__ import annotations
 
 import platform
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from neonet_core import __version__
 from neonet_core.errors import NeoNetError
@@ -42,20 +45,45 @@ class Run:
 
     def fold_numbers(self) -> list[int]:
         """Folds of which at least one stage has begun."""
-        return sorted(int(path.name.removeprefix("fold-")) for path in self.folder.glob("fold-*") if path.is_dir())
+        names = (re.fullmatch(r"fold-(\d+)", path.name) for path in self.folder.glob("fold-*") if path.is_dir())
+        return sorted(int(name[1]) for name in names if name)
 
     def done(self, fold: int, stage: str) -> dict[str, Any] | None:
         """What the stage's ``done.json`` says, or None where it is not done."""
         path = self.stage_folder(fold, stage) / "done.json"
         return read_json(path) if path.is_file() else None
 
+    def current(self, fold: int, stage: str) -> dict[str, Any] | None:
+        """The stage's ``done.json`` if it still belongs to the run: trained with the settings of the last call, on the
+        split in ``folds.json`` and, for a classifier, on the encoder that lies beside it. Else None.
+
+        Folds may be trained in several calls; figures and bundles must not mix what does not belong together.
+        """
+        done = self.done(fold, stage)
+        if done is None:
+            return None
+        inputs = read_json(self.stage_folder(fold, stage) / "inputs.json")
+        preset = self.settings()["preset"]
+        settings = preset[stage.partition("-")[0]]
+        if stage.startswith("seg-"):  # any of the networks that --models may name
+            settings = settings | {"network": inputs["settings"]["network"]}
+        held_out = read_json(self.folder / "folds.json")["validation"]
+        encoder = self.current(fold, "vae") if "encoder" in inputs else None
+        belongs = (inputs["settings"] == settings and inputs.get("crop", preset["crop"]) == preset["crop"]
+                   and done["figures"]["protocol"] == preset["protocol"]
+                   and fold < len(held_out) and set(inputs["cases"]["validation"]) == set(held_out[fold])
+                   and ("encoder" not in inputs
+                        or (encoder is not None and inputs["encoder"] == encoder["outputs"]["weights.safetensors"])))
+        return done if belongs else None
+
     def settings(self) -> dict[str, Any]:
         """What ``settings.json`` holds. Raises ``NOT_A_RUN``."""
         path = self.folder / "settings.json"
-        if not path.is_file():
+        content = read_json(path) if path.is_file() else None
+        if not isinstance(content, dict) or content.get("format") != RUN_FORMAT:
             raise NeoNetError("NOT_A_RUN", f"{self.folder} is not the folder of a training run.",
                               "Give the folder that was named with --out in 'neonet train'.")
-        return read_json(path)
+        return content
 
     def preset(self) -> Preset:
         return parse_preset(self.settings()["preset"])
@@ -66,11 +94,12 @@ class Run:
         Raises
         ------
         NeoNetError
-            ``RUN_EXISTS`` where the folder holds another run (other cohort file, outcome or seed) or foreign files.
+            ``RUN_EXISTS`` where the folder holds another run (other cohort file, outcome or seed) or foreign files;
+            ``NOT_A_RUN``.
         """
         path = self.folder / "settings.json"
         if path.is_file():
-            before = read_json(path)
+            before = self.settings()
             for key in ("cohort", "outcome", "seed"):
                 if before[key] != settings[key]:
                     raise NeoNetError("RUN_EXISTS", f"{self.folder} holds a run with another {key} ({before[key]}).",
@@ -85,6 +114,8 @@ def run_stage(folder: Path, inputs: dict[str, Any], work: Callable[[], dict[str,
               name: str) -> dict[str, Any]:
     """Run a stage unless it is done, and record it.
 
+    A finished stage of other inputs is not removed: its folder stays as ``<stage>.before-<hash>``.
+
     Parameters
     ----------
     folder : Path
@@ -98,7 +129,24 @@ def run_stage(folder: Path, inputs: dict[str, Any], work: Callable[[], dict[str,
     -------
     dict
         The content of ``done.json``.
+
+    Raises
+    ------
+    NeoNetError
+        ``STAGE_BUSY`` where another process is at it.
     """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # the system frees the lock when a process ends, however it ends
+        with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0):
+            return _run_stage(folder, inputs, work, events, name)
+    except Timeout:
+        raise NeoNetError("STAGE_BUSY", f"{name}: another process is training it.",
+                          "Wait for it, or give each process its own --folds.") from None
+
+
+def _run_stage(folder: Path, inputs: dict[str, Any], work: Callable[[], dict[str, Any]], events: Events,
+               name: str) -> dict[str, Any]:
     done_path, inputs_path = folder / "done.json", folder / "inputs.json"
     key = sha256_of_json(inputs)
     if done_path.is_file():
@@ -108,8 +156,14 @@ def run_stage(folder: Path, inputs: dict[str, Any], work: Callable[[], dict[str,
             return done
     begun = inputs_path.is_file()
     if begun and sha256_of_json(read_json(inputs_path)) != key:
-        events.log(f"{name}: its inputs have changed, starting anew")
         begun = False
+        if done_path.is_file():
+            kept = folder.with_name(f"{folder.name}.before-{read_json(done_path)['inputs'][:8]}")
+            shutil.rmtree(kept, ignore_errors=True)
+            folder.rename(kept)
+            events.log(f"{name}: its inputs have changed, starting anew; what was trained is kept in {kept.name}")
+        else:
+            events.log(f"{name}: its inputs have changed, starting anew")
     if not begun and folder.is_dir():  # without inputs.json: what a kill has left of a folder that was being removed
         shutil.rmtree(folder)
     for unfinished in folder.glob(".*.part"):
@@ -117,8 +171,8 @@ def run_stage(folder: Path, inputs: dict[str, Any], work: Callable[[], dict[str,
     write_json(inputs_path, inputs)
     started = time.monotonic()
     figures = work()
-    kept = sorted(path.name for path in folder.glob("weights*.safetensors"))
-    done = {"inputs": key, "outputs": {file: sha256_of_file(folder / file) for file in kept}, "figures": figures,
+    weights = sorted(path.name for path in folder.glob("weights*.safetensors"))
+    done = {"inputs": key, "outputs": {file: sha256_of_file(folder / file) for file in weights}, "figures": figures,
             "seconds": round(time.monotonic() - started, 1)}
     write_json(done_path, done)
     return done

@@ -48,8 +48,10 @@ def summarise(run: Run) -> Summary:
         metrics["auc_out_of_fold"] = {
             "value": auc(truth, score), "cases": len(truth), "positives": int(truth.sum()),
             "delong_95": list(delong_interval(truth, score)), "bootstrap_95": list(bootstrap_interval(truth, score))}
-    segmentations = [done["figures"] for fold in run.fold_numbers()
-                     if (done := run.done(fold, f"seg-{preset.seg.network.lower()}")) is not None]
+        by_fold = [figures["auc"] for figures in _figures(run, "cls-pattennet") if figures["auc"] is not None]
+        if by_fold:
+            metrics["auc_mean_of_folds"] = {"mean": float(np.mean(by_fold)), "by_fold": by_fold}
+    segmentations = _figures(run, f"seg-{preset.seg.network.lower()}")
     for name in ("dice_liver", "dice_tumour", "dice"):
         if segmentations:
             values = [figures[name] for figures in segmentations]
@@ -64,11 +66,14 @@ def _ranges(run: Run) -> dict[str, Range]:
     spacings = np.array([quality["facts"][case_id]["spacing"] for case_id in quality["included"]])
     merged: dict[str, Range] = {f"spacing_{axis}": (float(values.min()), float(values.max()))
                                 for axis, values in zip("xyz", spacings.T, strict=True)}
-    for fold in run.fold_numbers():
-        done = run.done(fold, "cls-pattennet")
-        if done is None:
-            continue
-        for name, (low, high) in done["figures"]["ranges"].items():
+    for figures in _figures(run, "cls-pattennet"):
+        for name, (low, high) in figures["ranges"].items():
             before = merged.get(name, (low, high))
             merged[name] = (min(before[0], low), max(before[1], high))
     return merged
+
+
+def _figures(run: Run, stage: str) -> list[dict[str, Any]]:
+    """Figures of a stage in the folds in which it is done and belongs to the run."""
+    done = (run.current(fold, stage) for fold in run.fold_numbers())
+    return [record["figures"] for record in done if record is not None]

@@ -28,7 +28,7 @@ from neonet_core.training.patches import Patches, cut_patches
 from neonet_core.training.prepared import PreparedCase, PreparedCohort
 
 STAGES = ("seg", "vae", "cls")
-MOST_PATCHES_FOR_ERROR = 64
+MOST_STOPPING_PATCHES = 64
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ def train(cohort: Cohort, preset: Preset, out: Path, *, seed: int = 0, folds: Se
     Raises
     ------
     NeoNetError
-        ``BAD_ARGUMENT``, ``RUN_EXISTS``, ``TOO_FEW_CASES``, ``FOLDS_MISMATCH``, ``NO_VAE``.
+        ``BAD_ARGUMENT``, ``RUN_EXISTS``, ``COHORT_CHANGED``, ``TOO_FEW_CASES``, ``FOLDS_MISMATCH``, ``NO_VAE``,
+        ``STAGE_BUSY``.
     """
     events = events or Silent()
     _check_arguments(stages, folds, preset, models, seed)
@@ -99,26 +100,51 @@ def train(cohort: Cohort, preset: Preset, out: Path, *, seed: int = 0, folds: Se
     run.begin({"preset": preset.model_dump(), "cohort": cohort.path.name, "outcome": cohort.outcome_name, "seed": seed,
                "device": chosen.type})
     report = check_cohort(cohort, events)
-    write_json(out / "quality.json", report.to_json())
     events.log(report.table())
-    included = report.included
-    if split is not None:
-        all_folds = Folds.read(split, cohort).restrict(included)
-    else:
-        all_folds = stratified_folds(included, preset.folds, seed)
+    all_folds = _folds_of_run(run, cohort, report.included, preset, seed, split)
+    write_json(out / "quality.json", report.to_json())
     all_folds.write(out / "folds.json")
     prepared = PreparedCohort(out / "prepared", _identities(report))
-    for number in folds if folds is not None else range(len(all_folds)):
-        if not 0 <= number < len(all_folds):
-            raise NeoNetError("BAD_ARGUMENT", f"There is no fold {number}.",
-                              f"The split has the folds 0 to {len(all_folds) - 1}.")
-        fold = split_fold(included, all_folds, number, preset)
-        if not fold.validation:
-            raise NeoNetError("TOO_FEW_CASES", f"Quality control has left no case in the validation part of fold "
-                              f"{number}.", "Mend the cases that quality.json names, or leave this fold out.")
+    for fold in _chosen_folds(report.included, all_folds, folds, preset):
         FoldTraining(run, fold, report, preset, prepared, seed, chosen, events).run(stages, models)
     write_predictions(run)
     return run
+
+
+def _folds_of_run(run: Run, cohort: Cohort, included: Cohort, preset: Preset, seed: int, split: Path | None) -> Folds:
+    """The run's split: made once and reused, so that a case that cannot be read today does not undo what is trained."""
+    folds = (Folds.read(split, cohort).restrict(included) if split is not None
+             else stratified_folds(included, preset.folds, seed))
+    path = run.folder / "folds.json"
+    if not path.is_file():
+        return folds
+    before = {name for part in read_json(path)["validation"] for name in part}
+    now = {case.case_id for case in included}
+    if before != now:
+        raise NeoNetError("COHORT_CHANGED", f"The run was begun with {len(before)} cases; {len(before - now)} of them "
+                          f"are not usable now and {len(now - before)} are new"
+                          f" ({', '.join(sorted(before ^ now)[:3])}{', ...' if len(before ^ now) > 3 else ''}).",
+                          "Mend the cohort ('neonet cohort check' says why), or choose another folder with --out.")
+    stored = Folds.read(path, included)
+    if [set(part) for part in stored.validation] != [set(part) for part in folds.validation]:
+        raise NeoNetError("RUN_EXISTS", f"{run.folder} holds a run with another split.",
+                          "Choose another folder with --out.")
+    return stored
+
+
+def _chosen_folds(cohort: Cohort, all_folds: Folds, numbers: Sequence[int] | None, preset: Preset) -> list[Fold]:
+    """The folds to run, all checked before the first begins."""
+    chosen = []
+    for number in numbers if numbers is not None else range(len(all_folds)):
+        if not 0 <= number < len(all_folds):
+            raise NeoNetError("BAD_ARGUMENT", f"There is no fold {number}.",
+                              f"The split has the folds 0 to {len(all_folds) - 1}.")
+        fold = split_fold(cohort, all_folds, number, preset)
+        if not fold.validation:
+            raise NeoNetError("TOO_FEW_CASES", f"Quality control has left no case in the validation part of fold "
+                              f"{number}.", "Mend the cases that quality.json names, or leave this fold out.")
+        chosen.append(fold)
+    return chosen
 
 
 class FoldTraining:
@@ -153,7 +179,7 @@ class FoldTraining:
         parts = {
             part: {case.case_id: [self._identities[case.case_id], case.outcome] for case in getattr(self._fold, part)}
             for part in ("learning", "stopping", "validation")}
-        return {"seed": self._seed, "fold": self._fold.number, "device": self._device.type, "cases": parts, **settings}
+        return {"seed": self._seed, "fold": self._fold.number, "cases": parts, **settings}
 
     def _stage_seed(self, stage: str) -> int:
         return derive_seed(self._seed, self._fold.number, zlib.crc32(stage.encode()))
@@ -175,7 +201,7 @@ class FoldTraining:
             cases = self._load(self._fold.validation, self._seg_spacing)
             scores = {case.case_id: dice_of_case(network, case, settings, self._device) for case in cases}
             liver, tumour = np.nanmean(np.array(list(scores.values())), axis=0)
-            return {**_figures(result), "spacing": self._seg_spacing, "settings": settings.model_dump(),
+            return {**_figures(result, self._device), "spacing": self._seg_spacing, "settings": settings.model_dump(),
                     "dice_liver": liver, "dice_tumour": tumour, "dice": (liver + tumour) / 2,
                     "dice_by_case": scores, "protocol": self._preset.protocol}
 
@@ -187,12 +213,10 @@ class FoldTraining:
                             spacing=self._crop_spacing)
 
     def _autoencoder_is_ours(self) -> bool:
-        """Whether the fold's autoencoder is trained, with these settings and on these cases, on whatever device: one
-        of another split has seen patients whom this one holds out."""
-        if self._run.done(self._fold.number, "vae") is None:
-            return False
-        inputs = read_json(self._run.stage_folder(self._fold.number, "vae") / "inputs.json")
-        return sha256_of_json(inputs | {"device": self._device.type}) == sha256_of_json(self._autoencoder_inputs())
+        """Whether the fold's autoencoder is trained, with these settings and on these cases: one of another split has
+        seen patients whom this one holds out."""
+        done = self._run.done(self._fold.number, "vae")
+        return done is not None and done["inputs"] == sha256_of_json(self._autoencoder_inputs())
 
     def _autoencoder(self) -> None:
         from neonet_core.generation.autoencoder import train_autoencoder
@@ -200,11 +224,11 @@ class FoldTraining:
         folder = self._run.stage_folder(self._fold.number, "vae")
 
         def work() -> dict[str, Any]:
-            stopping = self._patches(self._fold.stopping[:MOST_PATCHES_FOR_ERROR])
+            stopping = self._patches(self._fold.stopping[:MOST_STOPPING_PATCHES])
             network, result = train_autoencoder(self._patches(self._fold.learning), stopping, self._preset.vae, folder,
                                                 self._stage_seed("vae"), self._device, self._events, self._name("vae"))
             save_weights(folder / "weights.safetensors", network)
-            return {**_figures(result), "spacing": self._crop_spacing, "protocol": self._preset.protocol}
+            return {**_figures(result, self._device), "spacing": self._crop_spacing, "protocol": self._preset.protocol}
 
         run_stage(folder, self._autoencoder_inputs(), work, self._events, self._name("vae"))
 
@@ -233,7 +257,7 @@ class FoldTraining:
             scores = classify_patches(encoder, network, self._patches(cases), self._device, self._events,
                                       self._name(stage))
             outcomes = [case.outcome for case in cases if case.outcome is not None]
-            return {**_figures(result), "spacing": self._crop_spacing, "protocol": self._preset.protocol,
+            return {**_figures(result, self._device), "spacing": self._crop_spacing, "protocol": self._preset.protocol,
                     "auc": auc(outcomes, scores) if len(set(outcomes)) == 2 else None,
                     "predictions": [Prediction(case.case_id, case.patient_id, self._fold.number, stage, outcome,
                                                float(score)).to_json()
@@ -245,8 +269,9 @@ class FoldTraining:
                   self._events, self._name(stage))
 
 
-def _figures(result: Fit) -> dict[str, Any]:
-    return {"epochs": result.epochs, "best_epoch": result.best_epoch, "best_value": result.best_value}
+def _figures(result: Fit, device: torch.device) -> dict[str, Any]:
+    return {"device": device.type, "epochs": result.epochs, "best_epoch": result.best_epoch,
+            "best_value": result.best_value}
 
 
 def _identities(report: QualityReport) -> dict[str, str]:
@@ -275,6 +300,8 @@ def _check_arguments(stages: Sequence[str], folds: Sequence[int] | None, preset:
 
     if not 0 <= seed < 2**32:
         raise NeoNetError("BAD_ARGUMENT", f"The seed {seed} is not between 0 and 4294967295.", "Choose another --seed.")
+    if not stages:
+        raise NeoNetError("BAD_ARGUMENT", "No stage is named.", f"Choose from {', '.join(STAGES)}.")
     unknown = [stage for stage in stages if stage not in STAGES]
     if unknown:
         raise NeoNetError("BAD_ARGUMENT", f"There is no stage '{unknown[0]}'.", f"Choose from {', '.join(STAGES)}.")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load, load_file, save
 
 from neonet_core.training.files import write_bytes
 
@@ -65,7 +65,8 @@ def save_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
 def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer,
                     ema: torch.nn.Module | None) -> dict[str, Any]:
     """Restore what `save_checkpoint` wrote, the random states included; returns `progress`."""
-    tensors = load_file(path)
+    # from bytes, not mapped: Windows does not replace a file that is mapped, and the next epoch will
+    tensors = load(path.read_bytes())
     with safe_open(path, framework="pt") as stream:
         header = stream.metadata()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from neonet_core.cohort import Case, load_case
 from neonet_core.events import Events, track
@@ -60,9 +61,11 @@ class PreparedCohort:
     def load(self, cases: Iterable[Case], spacing: Sequence[float] | None, events: Events) -> list[PreparedCase]:
         """The cases on the grid of that spacing, in their order."""
         cases = list(cases)
-        missing = [case for case in cases if not self._is_current(case, spacing)]
-        for case in track(missing, "prepare cases", events) if missing else ():
-            self._prepare(case, spacing)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._folder / ".lock"):  # another process may be training another fold of the run
+            missing = [case for case in cases if not self._is_current(case, spacing)]
+            for case in track(missing, "prepare cases", events) if missing else ():
+                self._prepare(case, spacing)
         return [self._open(case, spacing) for case in cases]
 
     def _path(self, case: Case, spacing: Sequence[float] | None, suffix: str) -> Path:
