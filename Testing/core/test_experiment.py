@@ -17,11 +17,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neonet_core.bundle import ModelCard
 from neonet_core.cohort import Case, Cohort, Folds, read_manifest, stratified_folds
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Silent
-from neonet_core.experiment.predictions import Prediction, read_predictions, write_predictions
+from neonet_core.experiment.export import export_bundle
+from neonet_core.experiment.predictions import read_predictions, write_predictions
 from neonet_core.experiment.run import Run, run_stage
+from neonet_core.experiment.summary import summarise
 from neonet_core.experiment.train import split_fold, train
 from neonet_core.presets import load_preset
 from neonet_core.training import loop
@@ -301,23 +304,67 @@ def test_pattennet_takes_no_encoder_of_another_training(own_run, blob_cohort, ow
     refused(own_cohort)
 
 
-def test_a_fold_of_an_earlier_split_does_not_count_twice(tmp_path):
-    run = Run(tmp_path)
+def test_a_fold_of_an_earlier_split_does_not_count_twice(own_run):
+    before = read_predictions(own_run)
+    assert before
+    split = json.loads((own_run.folder / "folds.json").read_text())
+    split["validation"].reverse()
+    (own_run.folder / "folds.json").write_text(json.dumps(split))
+    assert read_predictions(own_run) == [], "the fold was trained on another split"
+    write_predictions(own_run)
+    assert len((own_run.folder / "predictions.csv").read_text().splitlines()) == 1
 
-    def held_out(fold, ids):
-        folder = run.stage_folder(fold, "cls-pattennet")
-        folder.mkdir(parents=True, exist_ok=True)
-        rows = [Prediction(name, name, fold, "cls-pattennet", 0, 0.5).to_json() for name in ids]
-        (folder / "done.json").write_text(json.dumps({"figures": {"predictions": rows}}))
 
-    held_out(0, "ab"), held_out(1, "cd")
-    (tmp_path / "folds.json").write_text(json.dumps({"validation": ["ab", "dc"]}))
-    assert [p.case_id for p in read_predictions(run)] == list("abcd")
-    (tmp_path / "folds.json").write_text(json.dumps({"validation": ["ac", "bd"]}))
-    held_out(0, "ac")
-    assert [p.case_id for p in read_predictions(run)] == list("ac"), "fold 1 was trained on another split"
-    write_predictions(run)
-    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 3
+@pytest.mark.parametrize("change", ["cls.epochs=1", "vae.epochs=1", "crop.component=all", "protocol=paper"])
+def test_what_was_trained_with_other_settings_is_not_counted(own_run, blob_cohort, change):
+    assert read_predictions(own_run)
+    train_fold(blob_cohort, own_run.folder, change, stages=["seg"])  # the run's settings are now others
+    assert read_predictions(own_run) == []
+    assert "auc_out_of_fold" not in summarise(own_run).metrics
+
+
+def test_a_classifier_whose_encoder_was_trained_anew_is_not_counted(own_run, blob_cohort, own_cohort):
+    change_image(own_cohort, next(iter(parts(own_run)["learning"])), noise)
+    train_fold(own_cohort, own_run.folder, stages=["vae"])
+    assert own_run.current(0, "vae") is not None
+    assert own_run.current(0, "cls-pattennet") is None
+    with pytest.raises(NeoNetError) as caught:
+        export_bundle(own_run, own_run.folder.parent / "bundle", name="x",
+                      card=ModelCard(intended_use="x", training_data="x", limits="x"))
+    assert caught.value.code == "MIXED_SETTINGS"
+
+
+def test_a_case_that_cannot_be_read_today_undoes_nothing(own_run, own_cohort):
+    before = stamps(own_run)
+    case_path(own_cohort, next(iter(parts(own_run)["learning"]))).unlink()
+    with pytest.raises(NeoNetError) as caught:
+        train_fold(own_cohort, own_run.folder)
+    assert caught.value.code == "COHORT_CHANGED"
+    assert rerun(before, stamps(own_run)) == []
+    assert read_predictions(own_run)
+
+
+def test_what_was_trained_is_kept_when_its_inputs_change(own_run, blob_cohort):
+    trained_before = own_run.stage_folder(0, "cls-pattennet") / "weights.safetensors"
+    weights_before, key = trained_before.read_bytes(), own_run.done(0, "cls-pattennet")["inputs"]
+    train_fold(blob_cohort, own_run.folder, "cls.epochs=1")
+    kept = own_run.stage_folder(0, f"cls-pattennet.before-{key[:8]}") / "weights.safetensors"
+    assert kept.read_bytes() == weights_before
+
+
+def test_two_processes_do_not_train_the_same_stage(own_run, blob_cohort):
+    from filelock import FileLock
+
+    with FileLock(own_run.stage_folder(0, ".vae.lock")), pytest.raises(NeoNetError) as caught:
+        train_fold(blob_cohort, own_run.folder)
+    assert caught.value.code == "STAGE_BUSY"
+
+
+def test_all_folds_are_checked_before_the_first_begins(blob_cohort, tmp_path):
+    with pytest.raises(NeoNetError) as caught:
+        train(read_manifest(blob_cohort), load_preset("tiny"), tmp_path / "run", folds=[0, 7])
+    assert caught.value.code == "BAD_ARGUMENT"
+    assert Run(tmp_path / "run").fold_numbers() == []
 
 
 # Leakage
