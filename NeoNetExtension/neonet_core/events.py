@@ -130,13 +130,29 @@ class Terminal:
 
     def result(self, **fields: Any) -> None:
         self._close_bar()
-        for name, value in fields.items():
-            print(f"{name.replace('_', ' ')}: {value}")
+        print("\n".join(_lines(fields)))
 
     def error(self, error: NeoNetError) -> None:
         self._close_bar()
         print(f"neonet: {error.message}" + (f" {error.hint}" if error.hint else "") + f" [{error.code}]",
               file=sys.stderr)
+
+
+def _lines(fields: dict[str, Any], indent: str = "") -> Iterator[str]:
+    """``name: value`` a line; nested fields are indented, floats have four digits."""
+    for name, value in fields.items():
+        label = f"{indent}{str(name).replace('_', ' ')}:"
+        if isinstance(value, dict):
+            yield label
+            yield from _lines(value, indent + "  ")
+        elif value is not None and value != []:
+            yield f"{label} {_short(value)}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_short, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def track(items: Iterable[T], stage: str, events: Events, total: int | None = None) -> Iterator[T]:
