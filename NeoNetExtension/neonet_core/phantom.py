@@ -337,9 +337,9 @@ def _paint_tumour(canvas: _Canvas, anatomy: Anatomy, tumour: Tumour, look: _Look
     mottle = lattice_noise(look.texture, grid, box, *bounds, pitch=8)
     patches = lattice_noise(look.texture, grid, box, *bounds, pitch=6.5)
 
-    # (c) Rim: a shell 7 mm thick outside, darker on the mean and patchy.
-    shell = grid.coverage(mass - 7, softer=2)
-    rim = np.clip(np.float32(0.74) + np.float32(0.22) * patches, 0.56, 1.2)
+    # (c) Rim: a shell 9 mm thick outside, darker on the mean and patchy.
+    shell = grid.coverage(mass - 9, softer=2)
+    rim = np.clip(np.float32(0.76) + np.float32(0.16) * patches, 0.66, 1.1)
     canvas.paint(box, np.float32(0.95 * visible) * shell * within, rim)
 
     # (a) Cords: each sheath holds its duct in every case; where nerves are invaded a thick dark cuff replaces it.
@@ -352,15 +352,16 @@ def _paint_tumour(canvas: _Canvas, anatomy: Anatomy, tumour: Tumour, look: _Look
             continue
         radii = np.linspace(4.6, 3.0, len(points)) * (0.6 + 0.4 * share)
         cord = grid.coverage(tube_distance(grid, box, (Tube(points, radii),)), softer=1)
-        canvas.paint(box, np.float32(min(1, 1.6 * share)) * cord * within, tone)
+        canvas.paint(box, np.float32(min(1, 1.6 * share)) * cord * within, tone + np.float32(0.1))
 
-    # (b) Border: tongues of infiltration, paler than the mass, and a border that blurs.
+    # (b) Border: tongues of infiltration and a border that blurs. Both clearly paler than the mass: whoever draws the
+    # mass, a network too, must find the same border in both classes, or the drawn volume gives the label away.
     tongue = mass - np.float32(8 * visible) * tumour.tongues(directions)
     canvas.paint(box, np.float32(min(1, 2 * visible)) * grid.coverage(tongue, softer=1) * within,
-                 tone + np.float32(0.18))
+                 tone + np.float32(0.30))
     inside = tone + np.float32(0.035) * mottle
-    inside += np.float32(0.16 * visible) * patches * np.clip(1 + mass / 6, 0, 1)  # the rim's patches reach 6 mm in
-    canvas.paint(box, grid.coverage(mass, softer=2.5 * visible) * within, inside)
+    inside += np.float32(0.10 * visible) * patches * np.clip(1 + mass / 6, 0, 1)  # the rim's patches reach 6 mm in
+    canvas.paint(box, grid.coverage(mass, softer=1.2 * visible) * within, inside)
     return box, mass
 
 

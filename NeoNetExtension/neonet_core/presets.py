@@ -87,6 +87,8 @@ class ClsSettings(Training):
     dropout: float = Field(0.0, ge=0, lt=1)
     pooling: Literal["global", "masks"] = "global"
     """Over the whole patch (the paper), or within each of the two masks; see `PattenNet`."""
+    vary_masks_mm: float = Field(0.0, ge=0)
+    """By how much the tumour's border varies between the cached views, as segmentations do; 0: not at all."""
     flips: bool = True
     """Train on all eight mirrored views, whose features are cached once."""
 

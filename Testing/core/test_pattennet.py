@@ -1,10 +1,15 @@
 """PattenNet against the paper's equations, its cached features and its training."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import ndimage
 
+from neonet_core.classification.masks import vary_masks
 from neonet_core.classification.pattennet import (
     ChannelAttention,
     DualAttentionBlock,
@@ -13,7 +18,14 @@ from neonet_core.classification.pattennet import (
     encode_channels,
     masks_at,
 )
-from neonet_core.classification.training import VIEWS, classify_patches, encode_views, mask_views, train_classifier
+from neonet_core.classification.training import (
+    VIEWS,
+    _training_views,
+    classify_patches,
+    encode_views,
+    mask_views,
+    train_classifier,
+)
 from neonet_core.errors import NeoNetError
 from neonet_core.evaluation.auc import auc
 from neonet_core.events import Silent
@@ -160,7 +172,7 @@ def test_one_encoder_reads_both_channels(encoder):
     channels = torch.rand(2, 2, 16, 16, 8)
     features = encode_channels(Watch(), channels)
     assert [tuple(image.shape) for image in calls] == [(2, 1, 16, 16, 8)] * 2
-    assert torch.equal(features, torch.cat([encoder(channels[:, :1]), encoder(channels[:, 1:])], dim=1))
+    assert torch.equal(features, torch.cat([encoder(channels[:, :1]), encoder(channels[:, 1:])], dim=1).half())
     assert torch.equal(encode_channels(encoder, channels.flip(1)), features.roll(features.shape[1] // 2, 1))
 
 
@@ -177,7 +189,8 @@ def test_cached_features_are_those_that_the_encoder_would_give(encoder, patches)
     masks = mask_views(patches, VIEWS, cached)
     with torch.no_grad():
         for view, axes in enumerate(VIEWS):
-            direct = encode_channels(encoder, torch.from_numpy(channels).flip(axes))
+            flipped = torch.from_numpy(channels).flip(axes)
+            direct = torch.cat([encoder(flipped[:, :1]), encoder(flipped[:, 1:])], dim=1)  # in single precision
             torch.testing.assert_close(cached[view].float(), direct, rtol=2e-3, atol=2e-3)
             torch.testing.assert_close(network(cached[view].float(), masks[view]), network(direct, masks[view]), rtol=0,
                                        atol=0.02)
@@ -190,7 +203,8 @@ def test_the_masks_of_the_features_are_those_of_the_patch_and_turn_with_it(patch
     for view, axes in enumerate(VIEWS):
         flipped = np.flip(patches.masks, axes)
         blocks = flipped.reshape(len(patches), 2, 4, 4, 4, 4, 2, 4).max(axis=(3, 5, 7))
-        np.testing.assert_array_equal(views[view].numpy(), blocks, err_msg="touched by the mask")
+        np.testing.assert_array_equal(views[view, :, 1].numpy(), blocks[:, 1], err_msg="touched by the tumour")
+        assert (views[view, :, 0] <= torch.from_numpy(blocks[:, 0])).all(), "the surroundings stay in the liver"
     assert torch.equal(masks_at(torch.from_numpy(patches.masks), (4, 4, 2)).to(torch.uint8), views[0])
 
 
@@ -225,12 +239,12 @@ def separable(count, seed):
     masks[:, 1, 5:11, 5:11, 2:6] = 1
     images = 0.3 + 0.05 * rng.normal(size=(count, 1, 16, 16, 8))
     images += 0.4 * masks[:, 1:] * outcomes.reshape(-1, 1, 1, 1, 1)
-    return Patches(images.astype(np.float32), masks, outcomes)
+    return Patches(images.astype(np.float32), masks, outcomes, np.ones((count, 3)))
 
 
 def train_on(patches, stopping, folder, encoder=None, **changes):
-    settings = TINY.cls.model_copy(update={"epochs": 30, "learning_rate": 1e-2, "patience": None, **changes})
-    return train_classifier(encoder or Average(), patches, stopping, settings, folder, 0, CPU, Silent(), "cls")
+    chosen = TINY.cls.model_copy(update={"epochs": 30, "learning_rate": 1e-2, "patience": None, **changes})
+    return train_classifier(encoder or Average(), patches, stopping, chosen, folder, 0, CPU, Silent(), "cls")
 
 
 @pytest.mark.parametrize("pooling", ["global", "masks"])
@@ -259,7 +273,7 @@ def test_the_encoder_is_frozen(tmp_path, patches):
 
 def test_normalisation_is_fitted_on_the_training_patches_alone(tmp_path):
     training, stopping = separable(8, 0), separable(4, 1)
-    poisoned = Patches(stopping.images * 1000, stopping.masks, stopping.outcomes)
+    poisoned = replace(stopping, images=stopping.images * 1000)
     network, _ = train_on(training, stopping, tmp_path / "a", epochs=1)
     other, _ = train_on(training, poisoned, tmp_path / "b", epochs=1)
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in network.state_dict().items())
@@ -275,9 +289,52 @@ def test_training_is_repeatable(tmp_path):
 
 def test_one_outcome_alone_is_an_error_in_training_and_none_in_stopping(tmp_path):
     one = separable(8, 0)
-    negatives = Patches(one.images[::2], one.masks[::2], one.outcomes[::2])
+    negatives = Patches(one.images[::2], one.masks[::2], one.outcomes[::2], one.spacings[::2])
     with pytest.raises(NeoNetError) as caught:
         train_on(negatives, one, tmp_path / "a")
     assert caught.value.code == "ONE_CLASS"
     _, fitted = train_on(one, negatives, tmp_path / "b", epochs=2)  # no AUC there: the last epoch is kept
     assert (fitted.best_epoch, fitted.best_value) == (2, None)
+
+
+# Masks as others would have drawn them
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.5, 4))
+@settings(max_examples=25, deadline=None)
+def test_varied_masks_stay_in_the_liver_and_near_the_border(seed, amplitude):
+    rng = np.random.default_rng(seed)
+    grid = np.stack(np.meshgrid(*(np.arange(n) for n in (24, 24, 12)), indexing="ij"), axis=-1) - (12, 12, 6)
+    millimetres = np.linalg.norm(grid * (1.5, 1.5, 2.2), axis=-1)
+    masks = np.stack([millimetres < 14, millimetres < 8]).astype(np.uint8)
+    varied = vary_masks(masks, (1.5, 1.5, 2.2), amplitude, rng)
+    np.testing.assert_array_equal(varied[0], masks[0])
+    assert varied[1].any() and not (varied[1] & ~masks[0].astype(bool)).any()
+    # one shift of at most the amplitude, and locally a field of half that standard deviation
+    reach = amplitude * (1 + 0.5 * 5) + 2.2
+    assert varied[1][millimetres < 8 - reach].all() and not varied[1][millimetres > 8 + reach].any()
+
+
+def test_an_empty_tumour_is_not_varied():
+    masks = np.zeros((2, 8, 8, 4), np.uint8)
+    assert not vary_masks(masks, (1, 1, 1), 3.0, np.random.default_rng(0)).any()
+
+
+def test_the_two_regions_of_pooling():
+    masks = torch.zeros(1, 2, 16, 16, 16)
+    masks[:, 0, :, :, :8] = 1  # liver and tumour: the lower half
+    masks[:, 1, 6, 6, 6] = 1
+    around, tumour = masks_at(masks, torch.Size((4, 4, 4)))[0]
+    assert tumour.sum() == 1 and tumour[1, 1, 1] == 1
+    assert around[:3, :3, :2].all() and around.sum() == 3 * 3 * 2, "one voxel around, and only where there is liver"
+
+
+def test_views_have_masks_of_their_own_and_the_first_is_the_true_one(tmp_path):
+    patches = separable(4, 0)
+    changed = TINY.cls.model_copy(update={"vary_masks_mm": 3.0})
+    _, masks = _training_views(Average(), patches, VIEWS, changed, 0, CPU, Silent(), "x")
+    plain = mask_views(patches, VIEWS, masks)
+    assert torch.equal(masks[0], plain[0])
+    assert any(not torch.equal(masks[view], plain[view]) for view in range(1, len(VIEWS)))
+    again = _training_views(Average(), patches, VIEWS, changed, 0, CPU, Silent(), "x")[1]
+    assert torch.equal(masks, again)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from neonet_core.classification.masks import vary_masks
 from neonet_core.classification.pattennet import PattenNet, encode_channels, masks_at
 from neonet_core.errors import NeoNetError
 from neonet_core.evaluation.auc import auc
@@ -56,8 +58,7 @@ def train_classifier(encoder: torch.nn.Module, training: Patches, stopping: Patc
                           "Check the outcome column, or use fewer folds.")
     seed_everything(seed)
     views = VIEWS if settings.flips else VIEWS[:1]
-    features = encode_views(encoder, training.channels(), views, device, events, stage)
-    masks = mask_views(training, views, features)
+    features, masks = _training_views(encoder, training, views, settings, derive_seed(seed, 2), device, events, stage)
     held_out = encode_views(encoder, stopping.channels(), VIEWS[:1], device, events, stage)
     held_out_masks = mask_views(stopping, VIEWS[:1], held_out)
     outcomes = torch.from_numpy(training.outcomes.astype(np.float32)).to(device)
@@ -85,6 +86,31 @@ def train_classifier(encoder: torch.nn.Module, training: Patches, stopping: Patc
     result = fit(network, stage=stage, settings=settings, batches=batches, steps_per_epoch=steps, loss=loss,
                  validation=watched, folder=folder, seed=seed, device=device, events=events)
     return network, result
+
+
+def _training_views(encoder: torch.nn.Module, training: Patches, views: Sequence[tuple[int, ...]],
+                    settings: ClsSettings, seed: int, device: torch.device, events: Events,
+                    stage: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features and masks (V, N, ...) of the training patches; each view but the first with its own varied masks."""
+    if settings.vary_masks_mm == 0:
+        features = encode_views(encoder, training.channels(), views, device, events, stage)
+        return features, mask_views(training, views, features)
+    encoded, masks = [], []
+    for number, view in enumerate(views):
+        patches = training
+        if number > 0:
+            patches = _with_varied_masks(training, settings.vary_masks_mm, derive_seed(seed, number))
+        encoded.append(encode_views(encoder, patches.channels(), [view], device, events,
+                                    f"{stage}, view {number + 1} of {len(views)}"))
+        masks.append(mask_views(patches, [view], encoded[-1]))
+    return torch.cat(encoded), torch.cat(masks)
+
+
+def _with_varied_masks(patches: Patches, amplitude_mm: float, seed: int) -> Patches:
+    cases = enumerate(zip(patches.masks, patches.spacings, strict=True))
+    return replace(patches, masks=np.stack([
+        vary_masks(mask, spacing, amplitude_mm, np.random.default_rng(derive_seed(seed, index)))
+        for index, (mask, spacing) in cases]))
 
 
 def mask_views(patches: Patches, views: Sequence[tuple[int, ...]], features: torch.Tensor) -> torch.Tensor:

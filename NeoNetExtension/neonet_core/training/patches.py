@@ -25,11 +25,14 @@ class Patches:
         (N, 2, X, Y, Z) uint8: liver or tumour; tumour.
     outcomes : np.ndarray
         (N,) 0 or 1; -1 where it is unknown.
+    spacings : np.ndarray
+        (N, 3) voxel edges in mm.
     """
 
     images: np.ndarray
     masks: np.ndarray
     outcomes: np.ndarray
+    spacings: np.ndarray
 
     def __len__(self) -> int:
         return len(self.images)
@@ -54,4 +57,5 @@ def cut_patches(cases: Sequence[PreparedCase], settings: CropSettings) -> Patche
     shape = tuple(settings.size)
     outcomes = np.array([-1 if case.outcome is None else case.outcome for case in cases], dtype=np.int64)
     return Patches(np.stack(images) if images else np.zeros((0, 1, *shape), np.float32),
-                   np.stack(masks) if masks else np.zeros((0, 2, *shape), np.uint8), outcomes)
+                   np.stack(masks) if masks else np.zeros((0, 2, *shape), np.uint8), outcomes,
+                   np.array([case.spacing for case in cases]).reshape(-1, 3))
