@@ -155,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = command("demo", _demo, "a simulated case through the built-in demonstration model, with its report")
     demo.add_argument("--out", type=Path, default=Path("neonet-demo"), help="folder (default: neonet-demo)")
     demo.add_argument("--train", type=Path, metavar="FOLDER", help="instead, train the built-in model anew there "
-                      "(about an hour; resumes)")
+                      "(about half an hour; resumes)")
 
     phantom = command("phantom", _phantom, "simulate a cohort with a known PNI signal")
     phantom.add_argument("out", metavar="OUT", type=Path)
