@@ -25,8 +25,6 @@ from neonet_core.volume import Volume, reorient_like, resample_like, write_volum
 if TYPE_CHECKING:
     import torch
 
-    from neonet_core.classification.pattennet import PattenNet
-
 Point = tuple[float, float, float]
 
 SCORE_FORMAT = 1
@@ -192,43 +190,27 @@ def _voxel(grid: Volume, point: Point | None) -> tuple[float, ...] | None:
 def classify_patches(bundle: Bundle, patches: Sequence[TumourPatch], image: Volume, device: torch.device,
                      events: Events | None = None) -> Score:
     """Score a case by every member of the bundle; `patches` holds one patch a member (members may differ in grid)."""
-    from neonet_core.classification.training import views_of
+    import torch
+
+    from neonet_core.classification.pattennet import encode_channels, masks_at
 
     events = events or Silent()
-    views = views_of(bundle.record.preset.cls)
     members: list[float] = []
     attention = np.zeros(image.shape, dtype=np.float32)
     classifiers = bundle.classifiers(device)
     for done, ((encoder, network), patch) in enumerate(zip(classifiers, patches, strict=True)):
         events.progress("classify", done, len(classifiers))
-        probability, weights = _classify_patch(encoder, network, patch, views, device)
-        members.append(probability)
-        whole = Volume(paste(weights, patch.crop), patch.grid.affine)
+        with torch.inference_mode():
+            features = encode_channels(encoder, torch.from_numpy(patch.channels)[None].to(device))
+            masks = masks_at(torch.from_numpy(patch.masks)[None], features.shape[2:]).to(device)
+            logit, weights = network.score_and_attention(features.float(), masks)
+            weights = torch.nn.functional.interpolate(weights.float(), size=patch.crop.size, mode="trilinear")
+        members.append(float(torch.sigmoid(logit)[0]))
+        whole = Volume(paste(weights[0, 0].cpu().numpy(), patch.crop), patch.grid.affine)
         attention += resample_like(whole, image, order=1).array / len(classifiers)
     events.progress("classify", len(classifiers), len(classifiers))
     return Score(tuple(members), bundle.record.threshold, _shares_below(bundle, float(np.mean(members))),
                  Volume(attention, image.affine))
-
-
-def _classify_patch(encoder: torch.nn.Module, network: PattenNet, patch: TumourPatch,
-                    views: Sequence[tuple[int, ...]], device: torch.device) -> tuple[float, np.ndarray]:
-    """Probability by the mean logit over mirrored views, and the mean attention (X, Y, Z) turned back."""
-    import torch
-
-    from neonet_core.classification.pattennet import encode_channels, masks_at
-
-    logits, maps = [], []
-    with torch.inference_mode():
-        channels = torch.from_numpy(patch.channels)[None].to(device)
-        masks = torch.from_numpy(patch.masks)[None].to(device)
-        for axes in views:
-            features = encode_channels(encoder, channels.flip(axes)).float()
-            logit, weights = network.score_and_attention(features, masks_at(masks.flip(axes), features.shape[2:]))
-            logits.append(logit)
-            maps.append(weights.flip(axes))
-        weights = torch.nn.functional.interpolate(torch.stack(maps).mean(dim=0), size=patch.crop.size,
-                                                  mode="trilinear")
-    return float(torch.sigmoid(torch.stack(logits).mean())), weights[0, 0].cpu().numpy()
 
 
 def _shares_below(bundle: Bundle, probability: float) -> dict[str, float]:

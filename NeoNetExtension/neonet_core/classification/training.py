@@ -27,11 +27,6 @@ VIEWS = tuple(itertools.chain.from_iterable(itertools.combinations((2, 3, 4), n)
 """The eight mirrored views of a batch (N, C, X, Y, Z), as the axes that are flipped; the first is the patch itself."""
 
 
-def views_of(settings: ClsSettings) -> tuple[tuple[int, ...], ...]:
-    """The views that a classifier is trained on, and that its scores are averaged over."""
-    return VIEWS if settings.flips else VIEWS[:1]
-
-
 @torch.no_grad()
 def encode_views(encoder: torch.nn.Module, channels: np.ndarray, views: Sequence[tuple[int, ...]],
                  device: torch.device, events: Events, stage: str) -> torch.Tensor:
@@ -62,7 +57,7 @@ def train_classifier(encoder: torch.nn.Module, training: Patches, stopping: Patc
         raise NeoNetError("ONE_CLASS", f"{stage}: the training cases are all of one outcome.",
                           "Check the outcome column, or use fewer folds.")
     seed_everything(seed)
-    views = views_of(settings)
+    views = VIEWS if settings.flips else VIEWS[:1]
     features, masks = _training_views(encoder, training, views, settings, derive_seed(seed, 2), device, events, stage)
     held_out = encode_views(encoder, stopping.channels(), VIEWS[:1], device, events, stage)
     held_out_masks = mask_views(stopping, VIEWS[:1], held_out)
@@ -131,11 +126,10 @@ def logits_of(network: torch.nn.Module, features: torch.Tensor, masks: torch.Ten
                      for feature, mask in zip(features, masks, strict=True)])
 
 
-def classify_patches(encoder: torch.nn.Module, network: PattenNet, patches: Patches, views: Sequence[tuple[int, ...]],
+def classify_patches(encoder: torch.nn.Module, network: PattenNet, patches: Patches,
                      device: torch.device, events: Events, stage: str) -> np.ndarray:
-    """PNI probabilities (N,) of patches, by the mean logit over mirrored views."""
-    features = encode_views(encoder, patches.channels(), views, device, events, stage)
-    masks = mask_views(patches, views, features)
+    """PNI probabilities (N,) of patches."""
+    features = encode_views(encoder, patches.channels(), VIEWS[:1], device, events, stage)
+    masks = mask_views(patches, VIEWS[:1], features)
     network.to(device).eval()
-    logits = np.mean([logits_of(network, *view) for view in zip(features, masks, strict=True)], axis=0)
-    return 1 / (1 + np.exp(-logits))
+    return 1 / (1 + np.exp(-logits_of(network, features[0], masks[0])))

@@ -233,7 +233,7 @@ class FoldTraining:
         run_stage(folder, self._autoencoder_inputs(), work, self._events, self._name("vae"))
 
     def _classifier(self) -> None:
-        from neonet_core.classification.training import classify_patches, train_classifier, views_of
+        from neonet_core.classification.training import classify_patches, train_classifier
         from neonet_core.evaluation.auc import auc
         from neonet_core.generation.autoencoder import FeatureEncoder, build_autoencoder
 
@@ -254,8 +254,8 @@ class FoldTraining:
                 folder, self._stage_seed(stage), self._device, self._events, self._name(stage))
             save_weights(folder / "weights.safetensors", network)
             cases = self._fold.validation
-            scores = classify_patches(encoder, network, self._patches(cases), views_of(self._preset.cls), self._device,
-                                      self._events, self._name(stage))
+            scores = classify_patches(encoder, network, self._patches(cases), self._device, self._events,
+                                      self._name(stage))
             outcomes = [case.outcome for case in cases if case.outcome is not None]
             return {**_figures(result, self._device), "spacing": self._crop_spacing, "protocol": self._preset.protocol,
                     "auc": auc(outcomes, scores) if len(set(outcomes)) == 2 else None,
