@@ -145,7 +145,7 @@ def _lines(fields: dict[str, Any], indent: str = "") -> Iterator[str]:
         if isinstance(value, dict):
             yield label
             yield from _lines(value, indent + "  ")
-        elif value is not None and value != []:
+        elif value is not None and not (isinstance(value, list | tuple) and not value):
             yield f"{label} {_short(value)}"
 
 
