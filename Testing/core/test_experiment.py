@@ -106,7 +106,7 @@ def test_a_run_holds_what_the_design_promises(trained, blob_cohort):
     outcomes = {case.case_id: case.outcome for case in read_manifest(blob_cohort)}
     for row in rows:
         assert 0 < float(row["probability"]) < 1 and int(row["outcome"]) == outcomes[row["case_id"]]
-    assert {path.suffix for path in trained.folder.rglob(".*")} <= {".lock"}, "nothing unfinished is left"
+    assert all(path.name.endswith(".lock") for path in trained.folder.rglob(".*")), "nothing unfinished is left"
 
 
 def test_the_folds_together_predict_every_case_once(blob_cohort, own_run):

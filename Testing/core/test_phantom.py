@@ -131,17 +131,21 @@ def test_liver_next_to_the_tumour_darkens_and_roughens_with_severity(cases):
     severity = [case.parameters.severity for case in cases]
     near = [case.image.array[shell(case, 0, 8)] / np.median(case.image.array[shell(case, 25, 400)]) for case in cases]
     assert np.corrcoef(severity, [values.mean() for values in near])[0, 1] < -0.5
-    assert np.corrcoef(severity, [values.std() for values in near])[0, 1] > 0.5
+    # the quartiles, beyond the voxels that share the border: vessels and ducts, in every case, make the extremes
+    rim = [case.image.array[shell(case, 3, 8)] / np.median(case.image.array[shell(case, 25, 400)]) for case in cases]
+    assert np.corrcoef(severity, [np.subtract(*np.percentile(values, (75, 25))) for values in rim])[0, 1] > 0.5
 
 
-def test_cords_reach_beyond_the_rim_in_severe_cases_only(cases):
+def test_cords_reach_beyond_the_rim_in_severe_cases_only():
     def dark(case: PhantomCase) -> float:
         image = case.image.array
         return float(np.mean(image[shell(case, 10, 25)] < 0.68 * np.median(image[shell(case, 25, 400)])))
 
-    mild = [dark(c) for c in cases if c.parameters.visible < 0.15]
-    severe = [dark(c) for c in cases if c.parameters.visible > 0.85]
-    assert np.median(severe) > 1.5 * np.median(mild)
+    # the same patient without and with PNI: vessels, dark too, are the same
+    pairs = [[simulate_case(pni, (9, seed), size="small") for pni in (0, 1)] for seed in range(20)]
+    more = [dark(severe) / dark(mild) for mild, severe in pairs
+            if severe.parameters.visible - mild.parameters.visible > 0.5]
+    assert len(more) >= 8 and min(more) > 1 and np.median(more) > 1.4
 
 
 def test_small_and_full_size_show_the_same_patient():
