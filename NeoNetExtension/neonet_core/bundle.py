@@ -126,7 +126,7 @@ class Bundle:
     @property
     def notice(self) -> str:
         """What every output of this bundle must say."""
-        return f"{RESEARCH_USE_ONLY} {DEMO_WARNING}" if self.is_demo else RESEARCH_USE_ONLY
+        return notice(self.is_demo)
 
     @property
     def note(self) -> str:
@@ -197,6 +197,11 @@ class Bundle:
             load_weights(self._checked(file), network)
         except (RuntimeError, SafetensorError) as error:
             raise _damaged(self.folder, f"{file} does not fit the network in its settings") from error
+
+
+def notice(demo: bool) -> str:
+    """What every output must say."""
+    return f"{RESEARCH_USE_ONLY} {DEMO_WARNING}" if demo else RESEARCH_USE_ONLY
 
 
 def header_note(name: str, demo: bool) -> str:

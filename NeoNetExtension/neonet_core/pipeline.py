@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neonet_core.bundle import DEMO_WARNING, RESEARCH_USE_ONLY, Bundle, header_note, load_bundle
+from neonet_core.bundle import Bundle, header_note, load_bundle, notice
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Events, Silent
 from neonet_core.flags import Flag, case_flags
@@ -125,7 +125,7 @@ class CaseResult:
     @property
     def notice(self) -> str:
         """What every output must say."""
-        return f"{RESEARCH_USE_ONLY} {DEMO_WARNING}" if self.is_demonstration else RESEARCH_USE_ONLY
+        return notice(self.is_demonstration)
 
     @property
     def note(self) -> str:
