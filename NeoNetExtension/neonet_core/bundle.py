@@ -4,6 +4,7 @@ Layout::
 
     bundle.json                                  format, model card, preset, members, figures, ranges, hashes
     fold-0/seg.safetensors  encoder.safetensors  cls.safetensors
+           decoder.safetensors  ldm.safetensors  controlnet.safetensors
 
 Weights are safetensors; a network is built from the preset's typed settings through the table of known constructors,
 so nothing in a bundle is executed. Every file's SHA-256 is checked before it is read.
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from neonet_core.classification.pattennet import PattenNet
     from neonet_core.generation.autoencoder import FeatureEncoder
+    from neonet_core.generation.generator import Generator
     from neonet_core.segmentation.inference import Segmentor
 
 BUNDLE_FORMAT = 1
@@ -55,11 +57,25 @@ class Member(Record):
     encoder: str | None = None
     """The part of the autoencoder that PattenNet reads; the decoder is the generator's."""
     cls: str | None = None
+    decoder: str | None = None
+    ldm: str | None = None
+    controlnet: str | None = None
+    """NeoGen: decoder, diffusion model and ControlNet. A member may lack them where others have them."""
     seg_spacing: tuple[float, float, float] | None = None
     """mm along R, A, S; None: each case's own grid."""
     crop_spacing: tuple[float, float, float] | None = None
     figures: dict[str, Any] = Field(default_factory=dict)
     """Figures of the fold's held-out patients, e.g. dice_liver, dice_tumour, auc."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Its weights files."""
+        parts = (self.seg, self.encoder, self.cls, self.decoder, self.ldm, self.controlnet)
+        return tuple(file for file in parts if file is not None)
+
+    @property
+    def can_generate(self) -> bool:
+        return None not in (self.decoder, self.ldm, self.controlnet)
 
 
 class OutOfFoldScore(Record):
@@ -139,6 +155,9 @@ class Bundle:
     def can_classify(self) -> bool:
         return all(member.cls is not None and member.encoder is not None for member in self.record.members)
 
+    def can_generate(self) -> bool:
+        return any(member.can_generate for member in self.record.members)
+
     def segmentors(self, device: torch.device) -> list[Segmentor]:
         """NeoSeg of every member, on `device`. Raises ``NO_SEG_MODEL``, ``BUNDLE_DAMAGED``."""
         from neonet_core.segmentation.inference import Segmentor
@@ -169,6 +188,28 @@ class Bundle:
             network = PattenNet(2 * preset.vae.channels[-1], preset.cls)
             self._load(member.cls, network)
             loaded.append((encoder.to(device).eval(), network.to(device).eval()))
+        return loaded
+
+    def generators(self, device: torch.device) -> list[tuple[Member, Generator]]:
+        """NeoGen of every member that has one, on `device`. Raises ``NO_GENERATOR``, ``BUNDLE_DAMAGED``."""
+        from neonet_core.generation.autoencoder import LatentDecoder, build_autoencoder
+        from neonet_core.generation.controlnet import build_control
+        from neonet_core.generation.diffusion import LatentDiffusion
+        from neonet_core.generation.generator import Generator
+
+        if not self.can_generate():
+            raise NeoNetError("NO_GENERATOR", f"The bundle '{self.name}' holds no generator.",
+                              "Use a bundle with NeoGen (stages vae, ldm and controlnet).")
+        preset, loaded = self.record.preset, []
+        for member in self.record.members:
+            if not member.can_generate:
+                continue
+            decoder = LatentDecoder(build_autoencoder(preset.vae))
+            diffusion = LatentDiffusion(decoder.latent_channels, preset.ldm)
+            control = build_control(decoder.latent_channels, preset.ldm, preset.controlnet, decoder.factor)
+            for file, network in ((member.decoder, decoder), (member.ldm, diffusion), (member.controlnet, control)):
+                self._load(file, network)
+            loaded.append((member, Generator(decoder, diffusion, control, preset.crop.size, device)))
         return loaded
 
     def verify(self) -> None:

@@ -155,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = command("demo", _demo, "a simulated case through the built-in demonstration model, with its report")
     demo.add_argument("--out", type=Path, default=Path("neonet-demo"), help="folder (default: neonet-demo)")
     demo.add_argument("--train", type=Path, metavar="FOLDER", help="instead, train the built-in model anew there "
-                      "(about half an hour; resumes)")
+                      "(about an hour; resumes)")
 
     phantom = command("phantom", _phantom, "simulate a cohort with a known PNI signal")
     phantom.add_argument("out", metavar="OUT", type=Path)
@@ -208,10 +208,25 @@ def _parser() -> argparse.ArgumentParser:
     crop_place(predict)
     predict.add_argument("--out", type=Path, required=True, metavar="DIR")
 
+    generate = command("generate", _generate, "synthetic image patches that follow the masks of label maps")
+    generate.add_argument("labels", metavar="LABEL", type=Path, nargs="+", help="label map: 0 background, 1 liver, "
+                          "2 tumour")
+    bundle(generate)
+    generate.add_argument("--count", type=int, default=1, help="samples for each label map (default: 1)")
+    generate.add_argument("--seed", type=int, default=0, help="the same seed gives the same patches (default: 0)")
+    generate.add_argument("--outcome", type=int, choices=(0, 1), default=1, help="class to be drawn (default: 1)")
+    generate.add_argument("--sampler", choices=("ddpm", "ddim", "dpm-solver++"), help="default: as the bundle says")
+    generate.add_argument("--steps", type=int, help="of the sampler (default: as the bundle says)")
+    generate.add_argument("--guidance", type=float, help="1: none; more: further towards the class")
+    generate.add_argument("--batch-size", type=int, help="most samples drawn at once")
+    generate.add_argument("--vary", action="store_true", help="mirror, scale and bend the masks, each sample its own")
+    crop_place(generate)
+    generate.add_argument("--out", type=Path, required=True, metavar="DIR")
+
     train = command("train", _train, "train the models of a cohort, fold by fold; resumes after a stop")
     train.add_argument("cases", metavar="CASES.csv", type=Path)
     train.add_argument("--preset", required=True, metavar="NAME|FILE",
-                       help="demo, neonet, paper, smoke, tiny, or a .yaml file")
+                       help="demo, neonet, paper, quick, smoke, tiny, or a .yaml file")
     train.add_argument("--out", type=Path, required=True, metavar="RUN")
     train.add_argument("--outcome", default="pni", help="outcome column (default: pni)")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes",
@@ -219,9 +234,19 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--folds", type=_numbers, metavar="0,1", help="folds to run (default: all)")
     train.add_argument("--split", type=Path, metavar="FOLDS.json", help="folds from 'neonet cohort split'")
     train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--stages", type=_names, default=["seg", "vae", "cls"], metavar="seg,vae,cls")
+    train.add_argument("--stages", type=_names, metavar="vae,ldm,...", help="out of seg, vae, vqvae, ldm, controlnet, "
+                       "synth and cls (default: as the preset says)")
+    train.add_argument("--ratios", type=_numbers, metavar="0,100", help="percent of synthetic cases for NeoCls "
+                       "(default: as the preset says)")
     train.add_argument("--models", type=_names, default=[], metavar="UNet,...", help="segmentation networks")
     train.add_argument("--protocol", choices=("paper", "rigorous"), help="instead of the preset's")
+
+    report = command("report", _report, "tables and pictures of a training run")
+    report.add_argument("folder", metavar="RUN", type=Path)
+    report.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/report")
+    report.add_argument("--weights", type=Path, metavar="INCEPTION.safetensors", help="for FID and KID; without it, "
+                        "the distances are on features of NeoSeg and are called so")
+    report.add_argument("--lpips", type=Path, metavar="ALEX.safetensors", help="for LPIPS; likewise")
 
     bundles = commands.add_parser("bundle", help="export, inspect or verify a trained model").add_subparsers(
         metavar="ACTION", required=True, parser_class=_Parser)
@@ -230,6 +255,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("out", metavar="OUT", type=Path)
     export.add_argument("--name", help="the bundle's name (default: that of its folder)")
     export.add_argument("--half", action="store_true", help="store the weights in half precision")
+    export.add_argument("--ratio", type=int, default=0, help="NeoCls as trained with this percentage of synthetic "
+                        "cases (default: 0)")
     export.add_argument("--intended-use", default="Research on the kind of images that it was trained on.")
     export.add_argument("--training-data", default="Not described by whoever exported the bundle.")
     export.add_argument("--limits", default="Not validated on data of other scanners or hospitals.")
@@ -371,6 +398,19 @@ def _report_case(content: dict, events: Events, **files: Path) -> None:
                   flags=[flag["code"] for flag in content["flags"]], notice=content["notice"], **files)
 
 
+def _generate(options: argparse.Namespace, events: Events) -> None:
+    from neonet_core.generate import generate
+    from neonet_core.volume import read_label_map
+
+    changes = {name: getattr(options, name) for name in ("sampler", "steps", "guidance", "batch_size")
+               if getattr(options, name) is not None}
+    samples = generate([read_label_map(path) for path in options.labels], options.out, bundle=options.bundle,
+                       count=options.count, seed=options.seed, outcome=options.outcome, vary=options.vary,
+                       tumour_at=options.tumour_at, crop_center=options.crop_center, changes=changes,
+                       device=options.device, events=events)
+    events.result(folder=options.out, samples=len(samples), images=samples)
+
+
 def _train(options: argparse.Namespace, events: Events) -> None:
     from neonet_core.cohort import read_manifest
     from neonet_core.experiment.summary import summarise
@@ -380,8 +420,17 @@ def _train(options: argparse.Namespace, events: Events) -> None:
     changes = [*options.changes, *([f"protocol={options.protocol}"] if options.protocol else [])]
     run = train(read_manifest(options.cases, options.outcome), load_preset(options.preset, changes), options.out,
                 seed=options.seed, folds=options.folds, split=options.split, stages=options.stages,
-                models=options.models, device=options.device, events=events)
+                models=options.models, ratios=options.ratios, device=options.device, events=events)
     events.result(run=run.folder, predictions=run.folder / "predictions.csv", metrics=summarise(run).metrics)
+
+
+def _report(options: argparse.Namespace, events: Events) -> None:
+    from neonet_core.experiment.report import write_report
+    from neonet_core.experiment.run import Run
+
+    report = write_report(Run(options.folder), options.out, inception=options.weights, lpips=options.lpips,
+                          device=options.device, events=events)
+    events.result(report=report)
 
 
 def _bundle_export(options: argparse.Namespace, events: Events) -> None:
@@ -391,7 +440,7 @@ def _bundle_export(options: argparse.Namespace, events: Events) -> None:
 
     card = ModelCard(intended_use=options.intended_use, training_data=options.training_data, limits=options.limits)
     bundle = export_bundle(Run(options.folder), options.out, name=options.name or options.out.name, card=card,
-                           half=options.half)
+                           half=options.half, ratio=options.ratio)
     events.result(bundle=bundle.folder, hash=bundle.hash, members=len(bundle.record.members))
 
 

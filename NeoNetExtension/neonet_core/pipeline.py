@@ -149,6 +149,41 @@ class CaseResult:
         return content
 
 
+@dataclass(frozen=True)
+class MaskPatch:
+    """The masks of a TLCR patch, on a canonical grid.
+
+    Attributes
+    ----------
+    masks : np.ndarray
+        (2, X, Y, Z) uint8: liver or tumour; tumour.
+    affine : np.ndarray
+        (4, 4) voxels of the patch to RAS mm.
+    crop : Crop
+        Where it lies in the prepared label map.
+    """
+
+    masks: np.ndarray
+    affine: np.ndarray
+    crop: Crop
+
+
+def cut_masks(label_map: Volume, settings: CropSettings, spacing: Sequence[float] | None = None, *,
+              tumour_at: Point | None = None, crop_center: Point | None = None) -> MaskPatch:
+    """Cut the masks of the TLCR patch (Algorithm 1); parameters and errors as `cut_patch`, which adds the image."""
+    prepared = prepare_label_map(label_map, spacing)
+    labels = prepared.array
+    if not (labels == 2).any() and (label_map.array == 2).any():
+        raise NeoNetError("EMPTY_TUMOUR", "The tumour is smaller than a voxel of the grid that the model works on "
+                          f"({' x '.join(f'{value:.1f}' for value in prepared.spacing)} mm).", "Check the label map.")
+    crop = locate_crop(labels, settings.size, component=settings.component, spacing=prepared.spacing,
+                       tumour_at=_voxel(prepared, tumour_at), center=_voxel(prepared, crop_center))
+    assert crop is not None, "locate_crop raises on an empty tumour"
+    affine = prepared.affine.copy()
+    affine[:3, 3] = (prepared.affine @ [*crop.start, 1])[:3]
+    return MaskPatch(mask_patch(extract(labels, crop)), affine, crop)
+
+
 def cut_patch(image: Volume, label_map: Volume, settings: CropSettings, spacing: Sequence[float] | None = None, *,
               tumour_at: Point | None = None, crop_center: Point | None = None) -> TumourPatch:
     """Cut the TLCR patch of a case (Algorithm 1).
@@ -168,19 +203,11 @@ def cut_patch(image: Volume, label_map: Volume, settings: CropSettings, spacing:
         ``GRID_MISMATCH``, ``EMPTY_TUMOUR``, ``BAD_ARGUMENT`` (a point outside the image), ``CONSTANT_IMAGE``.
     """
     label_map = reorient_like(label_map, image)
-    prepared_image = prepare_image(image, spacing)
-    prepared = prepared_image.volume
-    labels = prepare_label_map(label_map, spacing).array
-    if not (labels == 2).any() and (label_map.array == 2).any():
-        raise NeoNetError("EMPTY_TUMOUR", "The tumour is smaller than a voxel of the grid that the model works on "
-                          f"({' x '.join(f'{value:.1f}' for value in prepared.spacing)} mm).", "Check the label map.")
-    crop = locate_crop(labels, settings.size, component=settings.component, spacing=prepared.spacing,
-                       tumour_at=_voxel(prepared, tumour_at), center=_voxel(prepared, crop_center))
-    assert crop is not None, "locate_crop raises on an empty tumour"
-    affine = prepared.affine.copy()
-    affine[:3, 3] = (prepared.affine @ [*crop.start, 1])[:3]
-    return TumourPatch(Volume(extract(prepared.array, crop), affine), mask_patch(extract(labels, crop)), crop, prepared,
-                       prepared_image.intensity_range)
+    prepared = prepare_image(image, spacing)
+    grid = prepared.volume
+    cut = cut_masks(label_map, settings, spacing, tumour_at=tumour_at, crop_center=crop_center)
+    return TumourPatch(Volume(extract(grid.array, cut.crop), cut.affine), cut.masks, cut.crop, grid,
+                       prepared.intensity_range)
 
 
 def _voxel(grid: Volume, point: Point | None) -> tuple[float, ...] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -18,6 +18,11 @@ from neonet_core.errors import NeoNetError
 
 Count = Annotated[int, Field(gt=0)]
 Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+Stage = Literal["seg", "vae", "vqvae", "ldm", "controlnet", "synth", "cls"]
+STAGES: tuple[str, ...] = get_args(Stage)
+"""The stages of a fold, in the order in which they need each other."""
+Percent = Annotated[int, Field(ge=0, le=100)]
 
 Spacing = Literal["native", "median"] | tuple[Millimetres, Millimetres, Millimetres]
 """The grid on which a network works: each case's own, the median of the fold's training cases, or millimetres."""
@@ -64,17 +69,37 @@ class SegSettings(Training):
     """Overlap of neighbouring windows at inference, as a share of the patch."""
 
 
-class VaeSettings(Training):
-    """The autoencoder of NeoGen, whose encoder PattenNet reads."""
+class AutoencoderSettings(Training):
+    """What NeoGen's two autoencoders have in common."""
 
     channels: Channels = (32, 64, 128)
+    """Feature channels, level by level; each level after the first halves the size."""
     residual_blocks: int = Field(2, gt=0)
     latent_channels: int = Field(4, gt=0)
-    norm_groups: int = Field(32, gt=0)
-    kl_weight: float = Field(1e-7, ge=0)
     mask_inputs: bool = False
     """Mask each patch at random (not at all, liver and tumour, tumour), as PattenNet will meet them (DESIGN, 6)."""
     flips: bool = False
+    perceptual_weight: float = Field(0.0, ge=0)
+    """Of the distance between feature maps of the fold's NeoSeg network; 0: off."""
+    adversarial_weight: float = Field(0.0, ge=0)
+    """Of the term by which the reconstruction should deceive a patch discriminator; 0: off."""
+
+
+class VaeSettings(AutoencoderSettings):
+    """The autoencoder of NeoGen, whose encoder PattenNet reads."""
+
+    norm_groups: int = Field(32, gt=0)
+    kl_weight: float = Field(1e-7, ge=0)
+
+
+class VqVaeSettings(AutoencoderSettings):
+    """The autoencoder of the variant QNeoGen. Defaults: van den Oord et al. 2017, section 4.2 and appendix A.1."""
+
+    codes: int = Field(512, gt=1)
+    """Entries of the codebook."""
+    codes_decay: float = Field(0.99, gt=0, lt=1)
+    """How much of a code's running mean is kept at each step."""
+    commitment_weight: float = Field(0.25, ge=0)
 
 
 class ClsSettings(Training):
@@ -93,6 +118,55 @@ class ClsSettings(Training):
     """Train on all eight mirrored views, whose features are cached once."""
 
 
+class DiffusionSettings(Training):
+    """The diffusion model of NeoGen, on latents (stage ``ldm``)."""
+
+    channels: Channels = (128, 256, 512)
+    residual_blocks: int = Field(2, gt=0)
+    attention_levels: Annotated[tuple[bool, ...], Field(min_length=1)] = (False, True, True)
+    head_channels: int = Field(64, gt=0)
+    """Channels of each attention head."""
+    norm_groups: int = Field(32, gt=0)
+    timesteps: int = Field(1000, ge=2)
+    beta_start: float = Field(0.0015, gt=0, lt=1)
+    beta_end: float = Field(0.0195, gt=0, lt=1)
+    """Scaled-linear noise variances from the first to the last time step (Rombach 2022)."""
+    class_embedding: bool = False
+    """Tell the network the outcome; without it only the mask's shape carries the class (DESIGN, 6)."""
+    class_dropout: float = Field(0.1, ge=0, lt=1)
+    """How often the class is hidden in training, for classifier-free guidance (Ho & Salimans 2022)."""
+    flips: bool = False
+    """Train on all eight mirrored views, whose latents are cached once."""
+
+
+class ControlSettings(Training):
+    """The ControlNet of NeoGen (stage ``controlnet``)."""
+
+    channels: Channels = (16, 32, 64)
+    """Of the mask's embedding, level by level; one level more than halvings, so three for a factor of four."""
+    flips: bool = False
+
+
+class SynthSettings(Settings):
+    """Drawing samples, and the masks of synthetic cases (stage ``synth``)."""
+
+    sampler: Literal["ddpm", "ddim", "dpm-solver++"] = "ddpm"
+    steps: int = Field(1000, gt=0)
+    guidance: float = Field(1.0, ge=0)
+    """Weight of classifier-free guidance: 1 none, more: further towards the class. Needs ``ldm.class_embedding``."""
+    batch_size: int = Field(4, gt=0)
+    """Most samples drawn at once; fewer where memory is short."""
+    flips: bool = True
+    scale: tuple[float, float] = (0.9, 1.1)
+    """Range of the factor by which a mask is enlarged."""
+    elastic_mm: float = Field(2.0, ge=0)
+    """Standard deviation of the elastic displacement along each axis."""
+    smoothness_mm: float = Field(12.0, gt=0)
+    """Over how far a displacement is alike."""
+    evaluation_samples: int = Field(32, ge=0)
+    """Samples on masks of held-out patients, from which table 4 is computed: with and without ControlNet each."""
+
+
 class CropSettings(Settings):
     """TLCR (Algorithm 1)."""
 
@@ -108,11 +182,19 @@ class Preset(Settings):
     description: str = ""
     protocol: Literal["paper", "rigorous"] = "rigorous"
     folds: int = Field(5, ge=2)
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = ("seg", "vae", "cls")
+    """What `neonet train` runs where ``--stages`` does not say."""
+    ratios: tuple[Percent, ...] = (0,)
+    """Shares of synthetic cases in percent with which NeoCls is trained: 0 is R, 100 R+S with classes 1:1."""
     inner_fraction: float = Field(0.2, gt=0, lt=0.5)
     """Share of a fold's training patients on which the rigorous protocol stops early."""
     seg: SegSettings
     crop: CropSettings
     vae: VaeSettings
+    vqvae: VqVaeSettings
+    ldm: DiffusionSettings
+    controlnet: ControlSettings
+    synth: SynthSettings
     cls: ClsSettings
 
 

@@ -28,6 +28,12 @@ def fixed_seeds():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def checkpoint_every_epoch(monkeypatch):
+    """Else tests that stop a training would find no checkpoint: their epochs take milliseconds."""
+    monkeypatch.setattr("neonet_core.training.loop.CHECKPOINT_INTERVAL_S", 0.0)
+
+
 @pytest.fixture(scope="session")
 def phantom_cohort(tmp_path_factory):
     """`cases.csv` of 16 small phantoms, 7 of them positive."""
@@ -74,6 +80,27 @@ def write_blobs(folder, count=12):
     with open(folder / "cases.csv", "w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([["case_id", "image", "label_map", "pni", "patient_id"], *rows])
     return folder / "cases.csv"
+
+
+@pytest.fixture(scope="session")
+def unequal_cohort(blob_cohort, tmp_path_factory):
+    """The blobs with a third of the positives called negative: something is left to balance."""
+    header, *lines = blob_cohort.read_text(encoding="utf-8").splitlines()
+    rows = [line.split(",") for line in lines]
+    for row in rows:
+        row[1:3] = [str(blob_cohort.parent / name) for name in row[1:3]]
+        row[3] = "0" if row[0].startswith(("case-05", "case-11")) else row[3]
+    path = tmp_path_factory.mktemp("unequal") / "cases.csv"
+    path.write_text("\n".join([header, *(",".join(row) for row in rows)]) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def generator_run(unequal_cohort, tmp_path_factory):
+    """Fold 0 of the preset `tiny` with both generators. Do not write into it."""
+    return train(read_manifest(unequal_cohort), load_preset("tiny"), tmp_path_factory.mktemp("runs") / "generator",
+                 folds=(0,), device="cpu", ratios=(0, 50, 100),
+                 stages=("vae", "vqvae", "ldm", "controlnet", "synth", "cls"))
 
 
 @pytest.fixture

@@ -180,8 +180,6 @@ def test_demo_holds_its_own_figures_on_unseen_phantoms(size):
     assert figures["not_scored"] == 0
 
 
-@pytest.mark.xfail(strict=True, reason="the demo bundle reaches 0.84 (small) and 0.76 (full) against the goal of 0.85: "
-                   "probably for want of training cases (107 a fold); see the README")
 @pytest.mark.parametrize("size", UNSEEN_SIZES)
 def test_demo_reaches_the_goal_for_its_auc(size):
     assert load_bundle().record.metrics["unseen_phantoms"][size]["auc"]["value"] >= 0.85

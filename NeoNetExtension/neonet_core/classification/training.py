@@ -6,7 +6,6 @@ kept in half precision on the device (measured 69 times faster an epoch, DESIGN 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +20,7 @@ from neonet_core.evaluation.auc import auc
 from neonet_core.events import Events
 from neonet_core.presets import ClsSettings
 from neonet_core.training.loop import Fit, Validation, derive_seed, fit, seed_everything
-from neonet_core.training.patches import Patches
-
-VIEWS = tuple(itertools.chain.from_iterable(itertools.combinations((2, 3, 4), n) for n in range(4)))
-"""The eight mirrored views of a batch (N, C, X, Y, Z), as the axes that are flipped; the first is the patch itself."""
+from neonet_core.training.patches import VIEWS, Patches
 
 
 @torch.no_grad()

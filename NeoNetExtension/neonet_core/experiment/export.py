@@ -14,9 +14,12 @@ from neonet_core import __version__
 from neonet_core.bundle import NAME_PATTERN, Bundle, BundleRecord, Member, ModelCard, load_bundle
 from neonet_core.classification.pattennet import PattenNet
 from neonet_core.errors import NeoNetError
+from neonet_core.experiment.predictions import classifier_stage
 from neonet_core.experiment.run import Run
 from neonet_core.experiment.summary import summarise
-from neonet_core.generation.autoencoder import AutoencoderKL, FeatureEncoder, build_autoencoder
+from neonet_core.generation.autoencoder import FeatureEncoder, LatentDecoder, build_autoencoder
+from neonet_core.generation.controlnet import build_control
+from neonet_core.generation.diffusion import LatentDiffusion
 from neonet_core.presets import Preset
 from neonet_core.segmentation.networks import NETWORKS, build_segmentor
 from neonet_core.training.checkpoint import load_weights, save_weights
@@ -24,7 +27,7 @@ from neonet_core.training.files import sha256_of_file, write_json
 
 
 def export_bundle(run: Run, out: Path, *, name: str, card: ModelCard, version: str = "1.0",
-                  half: bool = False) -> Bundle:
+                  half: bool = False, ratio: int = 0) -> Bundle:
     """Make a bundle of the folds of a run that are trained whole.
 
     Parameters
@@ -34,6 +37,8 @@ def export_bundle(run: Run, out: Path, *, name: str, card: ModelCard, version: s
         The bundle's folder; must not exist. It appears whole or not at all.
     half : bool
         Store weights in half precision; they are computed with in single precision all the same.
+    ratio : int
+        Which NeoCls: that trained on real cases (0), or with this percentage of synthetic ones.
 
     Raises
     ------
@@ -52,7 +57,7 @@ def export_bundle(run: Run, out: Path, *, name: str, card: ModelCard, version: s
     try:
         members, hashes = [], {}
         for fold in run.fold_numbers():
-            member = _export_member(run, preset, fold, temporary, half)
+            member = _export_member(run, preset, fold, temporary, half, classifier_stage(ratio))
             if member is not None:
                 members.append(member)
         members = _complete(members)
@@ -60,11 +65,11 @@ def export_bundle(run: Run, out: Path, *, name: str, card: ModelCard, version: s
             raise NeoNetError("NOTHING_TRAINED", f"{run.folder} holds no finished stage.", "Run 'neonet train' first.")
         for path in sorted(temporary.rglob("*.safetensors")):
             file = path.relative_to(temporary).as_posix()
-            if any(file in (member.seg, member.encoder, member.cls) for member in members):
+            if any(file in member.files for member in members):
                 hashes[file] = sha256_of_file(path)
             else:
                 path.unlink()
-        summary = summarise(run)
+        summary = summarise(run, classifier_stage(ratio))
         record = BundleRecord(name=name, version=version, neonet=__version__, outcome=settings["outcome"],
                               preset=preset, members=tuple(members), hashes=hashes, card=card,
                               out_of_fold=summary.out_of_fold,
@@ -76,8 +81,10 @@ def export_bundle(run: Run, out: Path, *, name: str, card: ModelCard, version: s
     return load_bundle(out)
 
 
-def _export_member(run: Run, preset: Preset, fold: int, folder: Path, half: bool) -> Member | None:
-    stages = {"seg": f"seg-{preset.seg.network.lower()}", "encoder": "vae", "cls": "cls-pattennet"}
+def _export_member(run: Run, preset: Preset, fold: int, folder: Path, half: bool, classifier: str) -> Member | None:
+    stages = {"seg": f"seg-{preset.seg.network.lower()}", "encoder": "vae", "cls": classifier}
+    if run.done(fold, "controlnet-vae") is not None:
+        stages |= {"decoder": "vae", "ldm": "ldm-vae", "controlnet": "controlnet-vae"}
     values: dict[str, Any] = {}
     figures: dict[str, Any] = {}
     for part, stage in stages.items():
@@ -111,19 +118,27 @@ def _preset_of(run: Run) -> Preset:
 
 
 def _trained_network(part: str, preset: Preset, weights: Path) -> torch.nn.Module:
+    if part in ("encoder", "decoder"):
+        autoencoder = build_autoencoder(preset.vae)
+        load_weights(weights, autoencoder)
+        return FeatureEncoder(autoencoder) if part == "encoder" else LatentDecoder(autoencoder)
     network: torch.nn.Module
     if part == "seg":
         network = build_segmentor(preset.seg)
-    elif part == "encoder":
-        network = build_autoencoder(preset.vae)
+    elif part == "ldm":
+        network = LatentDiffusion(preset.vae.latent_channels, preset.ldm)
+    elif part == "controlnet":
+        network = build_control(preset.vae.latent_channels, preset.ldm, preset.controlnet,
+                                build_autoencoder(preset.vae).factor)
     else:
         network = PattenNet(2 * preset.vae.channels[-1], preset.cls)
     load_weights(weights, network)
-    return FeatureEncoder(network) if isinstance(network, AutoencoderKL) else network
+    return network
 
 
 def _complete(members: list[Member]) -> list[Member]:
-    """The members that have the same parts as the most complete one: an ensemble needs equals."""
+    """The members that have the same parts as the most complete one: an ensemble needs equals. (A generator is none:
+    each sample is drawn by one member.)"""
     def parts(member: Member) -> tuple[bool, ...]:
         return member.seg is not None, member.encoder is not None, member.cls is not None
 

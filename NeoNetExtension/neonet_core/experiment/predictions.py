@@ -26,6 +26,11 @@ class Prediction:
         return asdict(self)
 
 
+def classifier_stage(ratio: int = 0) -> str:
+    """The stage of NeoCls trained on real cases (R) and `ratio` % of the synthetic ones (R+S)."""
+    return "cls-pattennet" if ratio == 0 else f"cls-pattennet-rs{ratio}"
+
+
 def read_predictions(run: Run, model: str = "cls-pattennet") -> list[Prediction]:
     """The predictions of all folds whose model still belongs to the run (`Run.current`)."""
     predictions = []
@@ -41,5 +46,8 @@ def write_predictions(run: Run) -> None:
     table = io.StringIO()
     writer = csv.DictWriter(table, [field.name for field in fields(Prediction)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(prediction.to_json() for prediction in read_predictions(run))
+    models = {path.name for fold in run.fold_numbers() for path in (run.folder / f"fold-{fold}").glob("cls-*")
+              if ".before-" not in path.name}
+    for model in sorted(models):
+        writer.writerows(prediction.to_json() for prediction in read_predictions(run, model))
     write_text(run.folder / "predictions.csv", table.getvalue())

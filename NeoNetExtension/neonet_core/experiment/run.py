@@ -55,7 +55,7 @@ class Run:
 
     def current(self, fold: int, stage: str) -> dict[str, Any] | None:
         """The stage's ``done.json`` if it still belongs to the run: trained with the settings of the last call, on the
-        split in ``folds.json`` and, for a classifier, on the encoder that lies beside it. Else None.
+        split in ``folds.json`` and on the outputs of earlier stages that lie beside it. Else None.
 
         Folds may be trained in several calls; figures and bundles must not mix what does not belong together.
         """
@@ -64,17 +64,20 @@ class Run:
             return None
         inputs = read_json(self.stage_folder(fold, stage) / "inputs.json")
         preset = self.settings()["preset"]
-        settings = preset[stage.partition("-")[0]]
-        if stage.startswith("seg-"):  # any of the networks that --models may name
+        settings = preset[section_of(stage)]
+        if section_of(stage) == "seg":  # any of the networks that --models may name
             settings = settings | {"network": inputs["settings"]["network"]}
         held_out = read_json(self.folder / "folds.json")["validation"]
-        encoder = self.current(fold, "vae") if "encoder" in inputs else None
         belongs = (inputs["settings"] == settings and inputs.get("crop", preset["crop"]) == preset["crop"]
                    and done["figures"]["protocol"] == preset["protocol"]
                    and fold < len(held_out) and set(inputs["cases"]["validation"]) == set(held_out[fold])
-                   and ("encoder" not in inputs
-                        or (encoder is not None and inputs["encoder"] == encoder["outputs"]["weights.safetensors"])))
+                   and all(self._is_output(fold, earlier, output)
+                           for earlier, output in inputs.get("after", {}).items()))
         return done if belongs else None
+
+    def _is_output(self, fold: int, stage: str, output: str) -> bool:
+        done = self.current(fold, stage)
+        return done is not None and outputs_hash(done) == output
 
     def settings(self) -> dict[str, Any]:
         """What ``settings.json`` holds. Raises ``NOT_A_RUN``."""
@@ -110,6 +113,16 @@ class Run:
         write_json(path, {"format": RUN_FORMAT, **settings, "environment": environment()})
 
 
+def section_of(stage: str) -> str:
+    """The preset's section that a stage is trained with: ``ldm`` for ``ldm-vqvae``."""
+    return stage.partition("-")[0]
+
+
+def outputs_hash(done: dict[str, Any]) -> str:
+    """One hash of all that a stage has put out, from its ``done.json``."""
+    return sha256_of_json(done["outputs"])
+
+
 def run_stage(folder: Path, inputs: dict[str, Any], work: Callable[[], dict[str, Any]], events: Events,
               name: str) -> dict[str, Any]:
     """Run a stage unless it is done, and record it.
@@ -121,7 +134,7 @@ def run_stage(folder: Path, inputs: dict[str, Any], work: Callable[[], dict[str,
     folder : Path
         The stage's own folder; `work` writes into it.
     inputs : dict
-        All that shapes the outcome: settings, seed, the cases' contents, the hashes of earlier stages' weights.
+        All that shapes the outcome: settings, seed, the cases' contents, the hashes of earlier stages' outputs.
     work : callable
         Does it and returns the stage's figures (JSON-able).
 
@@ -171,8 +184,9 @@ def _run_stage(folder: Path, inputs: dict[str, Any], work: Callable[[], dict[str
     write_json(inputs_path, inputs)
     started = time.monotonic()
     figures = work()
-    weights = sorted(path.name for path in folder.glob("weights*.safetensors"))
-    done = {"inputs": key, "outputs": {file: sha256_of_file(folder / file) for file in weights}, "figures": figures,
+    outputs = sorted([*folder.glob("weights*.safetensors"), *folder.rglob("*.nii.gz")])
+    done = {"inputs": key, "outputs": {path.relative_to(folder).as_posix(): sha256_of_file(path) for path in outputs},
+            "figures": figures,
             "seconds": round(time.monotonic() - started, 1)}
     write_json(done_path, done)
     return done

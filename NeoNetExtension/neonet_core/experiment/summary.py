@@ -35,10 +35,10 @@ class Summary:
     ranges: dict[str, Range]
 
 
-def summarise(run: Run) -> Summary:
-    """Gather the figures of all finished folds."""
+def summarise(run: Run, classifier: str = "cls-pattennet") -> Summary:
+    """Gather the figures of all finished folds; those of NeoCls from the stage `classifier`."""
     preset = run.preset()
-    predictions = read_predictions(run)
+    predictions = read_predictions(run, classifier)
     truth = np.array([prediction.outcome for prediction in predictions])
     score = np.array([prediction.probability for prediction in predictions])
     metrics: dict[str, Any] = {"protocol": preset.protocol}
@@ -48,7 +48,7 @@ def summarise(run: Run) -> Summary:
         metrics["auc_out_of_fold"] = {
             "value": auc(truth, score), "cases": len(truth), "positives": int(truth.sum()),
             "delong_95": list(delong_interval(truth, score)), "bootstrap_95": list(bootstrap_interval(truth, score))}
-        by_fold = [figures["auc"] for figures in _figures(run, "cls-pattennet") if figures["auc"] is not None]
+        by_fold = [figures["auc"] for figures in _figures(run, classifier) if figures["auc"] is not None]
         if by_fold:
             metrics["auc_mean_of_folds"] = {"mean": float(np.mean(by_fold)), "by_fold": by_fold}
     segmentations = _figures(run, f"seg-{preset.seg.network.lower()}")
@@ -57,16 +57,16 @@ def summarise(run: Run) -> Summary:
             values = [figures[name] for figures in segmentations]
             metrics[name] = {"mean": float(np.mean(values)), "by_fold": values}
     scores = tuple(OutOfFoldScore(outcome=p.outcome, score=p.probability) for p in predictions)
-    return Summary(scores, threshold, metrics, _ranges(run))
+    return Summary(scores, threshold, metrics, _ranges(run, classifier))
 
 
-def _ranges(run: Run) -> dict[str, Range]:
+def _ranges(run: Run, classifier: str) -> dict[str, Range]:
     """Ranges over the training cohort: spacings from quality control, the rest from each fold's classifier stage."""
     quality = read_json(run.folder / "quality.json")
     spacings = np.array([quality["facts"][case_id]["spacing"] for case_id in quality["included"]])
     merged: dict[str, Range] = {f"spacing_{axis}": (float(values.min()), float(values.max()))
                                 for axis, values in zip("xyz", spacings.T, strict=True)}
-    for figures in _figures(run, "cls-pattennet"):
+    for figures in _figures(run, classifier):
         for name, (low, high) in figures["ranges"].items():
             before = merged.get(name, (low, high))
             merged[name] = (min(before[0], low), max(before[1], high))

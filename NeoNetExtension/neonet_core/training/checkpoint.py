@@ -1,6 +1,6 @@
 """A training's whole state in one safetensors file: model, optimiser, EMA, random states, history.
 
-The file is written atomically after every epoch, so that a kill at any moment loses at most the epoch. Scalars and
+The file is written atomically, so that a kill at any moment leaves the last whole one. Scalars and
 the states of Python's and NumPy's generators travel as JSON in the file's header; nothing is pickled.
 """
 

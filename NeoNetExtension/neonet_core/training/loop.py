@@ -1,7 +1,7 @@
 """The one training loop, for every stage.
 
 A stage brings a model, its batches, a loss and, where it has one, a validation; the loop brings AdamW on accelerate,
-bf16 on CUDA, EMA, the learning-rate schedule, early stopping, a checkpoint after every epoch and the log.
+bf16 on CUDA, EMA, the learning-rate schedule, early stopping, checkpoints and the log.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from neonet_core.training.files import write_text
 
 Batch = Any
 PROGRESS_INTERVAL_S = 0.5
+CHECKPOINT_INTERVAL_S = 20.0
+"""Epochs on cached latents take a second, and writing a large network's state takes as long: an interruption may cost
+this much, or an epoch where that is longer."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ def fit(model: torch.nn.Module, *, stage: str, settings: Training, batches: Call
         seed_everything(seed)
     _write_log(log, progress["history"])
 
-    last_report = 0.0
+    last_report, last_checkpoint = 0.0, time.monotonic()
     while progress["epoch"] < settings.epochs and not _out_of_patience(progress, settings):
         epoch = progress["epoch"]
         started = time.monotonic()
@@ -179,17 +182,23 @@ def fit(model: torch.nn.Module, *, stage: str, settings: Training, batches: Call
         if not math.isfinite(record["loss"]):
             raise NeoNetError("DIVERGED", f"{stage}: the loss became {record['loss']} in epoch {epoch + 1}.",
                               "Choose a lower learning rate, or set clip_gradient, in the stage's settings.")
+        improved = False
         if validation is not None and ((epoch + 1) % settings.validate_every == 0 or epoch + 1 == settings.epochs):
             evaluated.eval()
             with torch.no_grad():
                 record |= validation.measure(evaluated)
-            if validation.improves(record[validation.monitor], progress["best_value"]):
+            improved = validation.improves(record[validation.monitor], progress["best_value"])
+            if improved:
                 progress |= {"best_value": record[validation.monitor], "best_epoch": epoch + 1}
                 save_weights(best, evaluated)
         record["seconds"] = round(time.monotonic() - started, 3)
         progress["epoch"] = epoch + 1
         progress["history"].append(record)
-        save_checkpoint(checkpoint, model, optimizer, ema, progress)
+        finished = progress["epoch"] == settings.epochs or _out_of_patience(progress, settings)
+        # with the best weights, too: both must be of one history
+        if finished or improved or time.monotonic() - last_checkpoint >= CHECKPOINT_INTERVAL_S:
+            save_checkpoint(checkpoint, model, optimizer, ema, progress)
+            last_checkpoint = time.monotonic()
         _append_log(log, record)
         events.progress(stage, epoch + 1, settings.epochs)
 

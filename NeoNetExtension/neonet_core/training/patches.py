@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ from neonet_core.errors import NeoNetError
 from neonet_core.presets import CropSettings
 from neonet_core.tlcr import extract, image_channels, locate_crop, mask_patch
 from neonet_core.training.prepared import PreparedCase
+
+VIEWS = tuple(itertools.chain.from_iterable(itertools.combinations((2, 3, 4), n) for n in range(4)))
+"""The eight mirrored views of a batch (N, C, X, Y, Z), as the axes that are flipped; the first is the patch itself."""
 
 
 @dataclass(frozen=True)
@@ -59,3 +63,10 @@ def cut_patches(cases: Sequence[PreparedCase], settings: CropSettings) -> Patche
     return Patches(np.stack(images) if images else np.zeros((0, 1, *shape), np.float32),
                    np.stack(masks) if masks else np.zeros((0, 2, *shape), np.uint8), outcomes,
                    np.array([case.spacing for case in cases]).reshape(-1, 3))
+
+
+def concatenate(first: Patches, second: Patches) -> Patches:
+    """The patches of both, in order."""
+    return Patches(np.concatenate([first.images, second.images]), np.concatenate([first.masks, second.masks]),
+                   np.concatenate([first.outcomes, second.outcomes]),
+                   np.concatenate([first.spacings, second.spacings]))

@@ -66,11 +66,10 @@ class PreparedCohort:
             missing = [case for case in cases if not self._is_current(case, spacing)]
             for case in track(missing, "prepare cases", events) if missing else ():
                 self._prepare(case, spacing)
-        return [self._open(case, spacing) for case in cases]
+        return [open_prepared(self._folder, spacing, case.case_id, case.outcome) for case in cases]
 
     def _path(self, case: Case, spacing: Sequence[float] | None, suffix: str) -> Path:
-        grid = "native" if spacing is None else "x".join(f"{value:g}" for value in spacing)
-        return self._folder / grid / f"{case.case_id}{suffix}"
+        return _path(self._folder, spacing, case.case_id, suffix)
 
     def _identity(self, case: Case) -> str:
         return sha256_of_json({"files": self._identities[case.case_id], "labels": case.label_values})
@@ -91,13 +90,20 @@ class PreparedCohort:
                    {"identity": self._identity(case), "spacing": prepared.volume.spacing,
                     "intensity_range": prepared.intensity_range})
 
-    def _open(self, case: Case, spacing: Sequence[float] | None) -> PreparedCase:
-        facts: dict[str, Any] = read_json(self._path(case, spacing, ".json"))
-        return PreparedCase(
-            case.case_id, case.outcome,
-            np.load(self._path(case, spacing, ".image.npy"), mmap_mode="r", allow_pickle=False),
-            np.load(self._path(case, spacing, ".labels.npy"), mmap_mode="r", allow_pickle=False),
-            tuple(facts["spacing"]), tuple(facts["intensity_range"]))
+
+def open_prepared(folder: Path, spacing: Sequence[float] | None, case_id: str, outcome: int | None) -> PreparedCase:
+    """A case that `PreparedCohort` has prepared in `folder`."""
+    facts: dict[str, Any] = read_json(_path(folder, spacing, case_id, ".json"))
+    return PreparedCase(
+        case_id, outcome,
+        np.load(_path(folder, spacing, case_id, ".image.npy"), mmap_mode="r", allow_pickle=False),
+        np.load(_path(folder, spacing, case_id, ".labels.npy"), mmap_mode="r", allow_pickle=False),
+        tuple(facts["spacing"]), tuple(facts["intensity_range"]))
+
+
+def _path(folder: Path, spacing: Sequence[float] | None, case_id: str, suffix: str) -> Path:
+    grid = "native" if spacing is None else "x".join(f"{value:g}" for value in spacing)
+    return folder / grid / f"{case_id}{suffix}"
 
 
 def _save(path: Path, array: np.ndarray) -> None:

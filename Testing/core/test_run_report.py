@@ -1,0 +1,142 @@
+"""`neonet report`: tables 3 and 4 of a run, each number with the name of what measured it."""
+
+import csv
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from neonet_core.cli import main
+from neonet_core.errors import NeoNetError
+from neonet_core.events import Silent
+from neonet_core.experiment.images import label_patch, measure_images, real_patches
+from neonet_core.experiment.report import write_report
+from neonet_core.experiment.run import Run
+from neonet_core.experiment.tables import PAPER_TABLE_3, PAPER_TABLE_4, Table, generation_table, reconstruction_table
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def run(generator_run, tmp_path_factory):
+    """A copy that may be written into."""
+    folder = tmp_path_factory.mktemp("report") / "run"
+    shutil.copytree(generator_run.folder, folder)
+    return Run(folder)
+
+
+@pytest.fixture(scope="module")
+def report(run):
+    return write_report(run, device="cpu")
+
+
+def figures_of(run):
+    return json.loads((run.folder / "fold-0" / "images.json").read_text(encoding="utf-8"),
+                      parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))["figures"]
+
+
+def test_all_rows_of_both_tables_come_from_one_command(run, report):
+    figures = figures_of(run)
+    assert set(figures["reconstruction"]) == set(PAPER_TABLE_3)
+    assert set(figures["samples"]) == set(PAPER_TABLE_4)
+    for name, rows in (("table3", 2), ("table4", 4)):
+        with open(report.parent / f"{name}.csv", encoding="utf-8", newline="") as stream:
+            table = list(csv.reader(stream))
+        assert len(table) == 1 + rows and all(len(row) == len(table[0]) for row in table)
+        assert all(math.isfinite(float(cell)) for row in table[1:] for cell in row[1:4])
+
+
+def test_numbers_stand_with_their_protocol_and_their_judge(report):
+    text = report.read_text(encoding="utf-8")
+    assert "protocol rigorous" in text and "folds 0 of 2" in text
+    assert "Frechet distance on NeoSeg" in text and "FID ↓" not in text, "only Inception's features make a FID"
+    assert "Perceptual distance on NeoSeg" in text
+    assert "Research use only" in text
+    assert "floor" in text
+    assert (report.parent / "patches.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_samples_and_real_patches_are_counted_equally(run, report):
+    for row in figures_of(run)["samples"].values():
+        assert row["patches"] == min(2, len(real_patches(run, 0, "vae").held_out))
+        assert set(row["frechet"]) == {"axial", "sagittal", "coronal", "mean"}
+
+
+def test_held_out_patches_are_held_out(run):
+    real = real_patches(run, 0, "vae")
+    folds = json.loads((run.folder / "folds.json").read_text(encoding="utf-8"))
+    assert set(real.held_out_ids) == set(folds["validation"][0])
+    assert not set(real.held_out_ids) & set(real.learning_ids)
+    assert len(real.held_out) == len(real.held_out_ids) and len(real.learning) == len(real.learning_ids)
+
+
+def test_measured_once(run, report, monkeypatch):
+    monkeypatch.setattr("neonet_core.experiment.images._reconstruction",
+                        lambda *_: pytest.fail("was measured already"))
+    assert measure_images(run, 0, CPU, Silent()) == figures_of(run)
+
+
+def test_what_is_not_trained_is_said(report):
+    table = generation_table([], ["a note"])
+    assert all(cell is None for row in table.rows for cell in row[1:-1])
+    assert any("not trained in this run" in note and "QNeoGen DM" in note for note in table.notes)
+    assert any("not trained" in note for note in reconstruction_table([], []).notes)
+
+
+def test_a_cell_of_several_folds_is_mean_and_spread():
+    table = Table("t", "T", ["name", "x"], [["a", [1.0, 2.0, 3.0]], ["b", None], ["c", [0.25]]])
+    text = table.markdown()
+    assert "| a | 2 ± 1 |" in text and "| b | – |" in text and "| c | 0.25 |" in text
+    assert table.csv().splitlines() == ["name,x", "a,2.0", "b,", "c,0.25"]
+
+
+def test_a_run_without_autoencoder_has_nothing_to_report(tmp_path, run):
+    copy = tmp_path / "run"
+    shutil.copytree(run.folder, copy)
+    for stage in (copy / "fold-0").iterdir():
+        if stage.is_dir():
+            shutil.rmtree(stage)
+    with pytest.raises(NeoNetError) as caught:
+        write_report(Run(copy), device="cpu")
+    assert caught.value.code == "NOTHING_TRAINED"
+
+
+@pytest.mark.parametrize("option", ["--weights", "--lpips"])
+def test_weights_that_are_no_safetensors_are_refused(run, tmp_path, capsys, option):
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"\x80\x02cos\nsystem\n")
+    rc = main(["report", str(run.folder), "--out", str(tmp_path / "out"), "--device", "cpu", "--json", option,
+               str(weights)])
+    assert rc == 2
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["code"] in {"BAD_WEIGHTS", "MISSING_PACKAGE"}
+
+
+def test_a_patch_is_segmented_with_the_intensities_of_its_image():
+    """A patch of one organ must not be stretched to the range of a whole image; and grids may differ."""
+    from neonet_core.presets import load_preset
+    from neonet_core.segmentation.inference import Segmentor
+
+    class Threshold(torch.nn.Module):
+        def forward(self, image):
+            return torch.cat([0.5 - image, image - 0.5, torch.full_like(image, -9)], dim=1) * 50
+
+    segmentor = Segmentor(Threshold(), load_preset("tiny").seg, (4.0, 4.0, 4.0))
+    patch = np.full((32, 32, 16), 0.4, np.float32)
+    patch[16:] = 0.6
+    labels = label_patch(patch, (2.0, 2.0, 4.0), segmentor, CPU)
+    assert labels.shape == patch.shape
+    assert not labels[:14].any() and (labels[18:-1, 1:-1, 1:-1] == 1).all()
+
+
+def test_a_moved_tumour_stays_a_valid_mask():
+    from neonet_core.experiment.images import move_tumour
+
+    masks = np.zeros((2, 32, 32, 16), np.uint8)
+    masks[0, 4:28, 4:28, 2:14] = 1
+    masks[1, 10:18, 12:20, 5:10] = 1
+    moved = move_tumour(masks)
+    assert moved[1].sum() == masks[1].sum() and not np.array_equal(moved, masks)
+    assert (moved[1] <= moved[0]).all() and (masks[0] <= moved[0]).all()
