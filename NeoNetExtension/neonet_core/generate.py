@@ -108,13 +108,12 @@ def _requests(label_map: Volume, number: int, samples: range, model: Bundle, mem
     origin = hashlib.sha256(np.ascontiguousarray(patch.masks).tobytes()).hexdigest()[:16]
     requests = []
     for sample in samples:
-        masks: np.ndarray = patch.masks
         transform: dict[str, Any] = {}
         if vary:
-            masks, transform = vary_anatomy(
+            _, transform = vary_anatomy(
                 patch.masks, spacing, np.random.default_rng(derive_seed(seed, number, sample, 0)),
                 flips=settings.flips, scale=settings.scale, elastic_mm=settings.elastic_mm,
                 smoothness_mm=settings.smoothness_mm)
-        requests.append(SampleRequest(f"label-{number + 1:02d}-sample-{sample:04d}", origin, masks, outcome,
+        requests.append(SampleRequest(f"label-{number + 1:02d}-sample-{sample:04d}", origin, patch.masks, outcome,
                                       derive_seed(seed, number, sample, 1), patch.affine, transform))
     return requests

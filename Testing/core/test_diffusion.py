@@ -281,6 +281,16 @@ def test_without_control_masks_do_not_matter():
     assert np.array_equal(generate(free, some_masks()), generate(free, some_masks(seed=1)))
 
 
+def test_batches_are_bounded_by_the_memory_that_is_free(monkeypatch):
+    generator = trained_looking()
+    assert generator.most_at_once(4) == 4
+    need = generator._bytes_a_sample()
+    assert need > TINY.crop.size[0] * TINY.crop.size[1] * TINY.crop.size[2] * 4 * 2
+    for free, expected in ((need, 1), (10 * need, 5), (0, 1)):
+        monkeypatch.setattr("psutil.virtual_memory", lambda free=free: type("Memory", (), {"available": free})())
+        assert generator.most_at_once(100_000) == expected
+
+
 def test_guidance_needs_classes():
     autoencoder = build_autoencoder(TINY.vae)
     settings = TINY.ldm.model_copy(update={"class_embedding": False})

@@ -43,6 +43,9 @@ class FakeGenerator:
     def __init__(self, stop_after=None, memory=None):
         self.drawn, self.stop_after, self.memory = [], stop_after, memory
 
+    def most_at_once(self, wanted):
+        return wanted
+
     def generate(self, masks, classes, seeds, *, progress=None, **_):
         if self.memory is not None and len(seeds) > self.memory:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")

@@ -252,6 +252,7 @@ class FoldTraining:
             save_weights(folder / WEIGHTS, network)
             return {**_figures(result), "spacing": self._crop_spacing}
 
+        self._load(self._fold.validation, self._crop_spacing)  # not trained on: the report reconstructs these
         self._run_stage(kind, work)
 
     def _diffusion(self, kind: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import psutil
 import torch
 from monai.networks.nets import ControlNet
 
@@ -16,6 +17,9 @@ from neonet_core.generation.diffusion import UNKNOWN_CLASS, LatentDiffusion, Res
 from neonet_core.generation.schedulers import draw
 
 Progress = Callable[[int, int], None]
+EMBEDDING_MAPS = 4
+"""Feature maps of a mask at full resolution that are in memory together: input and output of a convolution, its
+activation, and as much again to be on the safe side."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,19 @@ class Generator:
         for network in (self.autoencoder, self.diffusion, self.control):
             if network is not None:
                 network.to(self.device).eval()
+
+    def most_at_once(self, wanted: int) -> int:
+        """How many samples fit into half of the memory that is free now, at most `wanted`, at least 1."""
+        on_cuda = self.device.type == "cuda"
+        free = torch.cuda.mem_get_info(self.device)[0] if on_cuda else psutil.virtual_memory().available
+        return max(1, min(wanted, int(free / 2 / self._bytes_a_sample())))
+
+    def _bytes_a_sample(self) -> int:
+        """The mask's embedding at full resolution is what needs most; a patch is decoded by itself."""
+        channels = 0
+        if self.control is not None:
+            channels = len(self.control.get_parameter("controlnet_cond_embedding.conv_in.conv.weight"))
+        return int(np.prod(self.patch_size)) * 4 * (MASK_CHANNELS + EMBEDDING_MAPS * channels)
 
     @torch.inference_mode()
     def generate(self, masks: np.ndarray, classes: Sequence[int | None], seeds: Sequence[int], *, sampler: str,

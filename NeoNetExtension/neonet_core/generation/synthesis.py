@@ -17,8 +17,8 @@ import numpy as np
 from neonet_core import __version__
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Events
-from neonet_core.generation.generator import Generator, batches, check_masks
-from neonet_core.generation.masks import vary_anatomy
+from neonet_core.generation.generator import Generator, batches
+from neonet_core.generation.masks import apply_transform, vary_anatomy
 from neonet_core.presets import SynthSettings
 from neonet_core.training.files import read_json, write_json
 from neonet_core.training.loop import derive_seed
@@ -38,24 +38,32 @@ class SampleRequest:
         Of its files.
     mask_case : str
         Whose mask it follows.
-    masks : np.ndarray
-        (2, X, Y, Z) uint8.
+    source : np.ndarray
+        (2, X, Y, Z) uint8: that case's masks.
     outcome : int or None
         Class of the sample: that of the patient whose mask conditions it.
     seed : int
     affine : np.ndarray
         (4, 4) voxels of the patch to RAS mm.
     transform : mapping
-        How the mask was varied (`masks.vary_anatomy`); empty: not at all.
+        How the mask is varied (`masks.vary_anatomy`); empty: not at all.
     """
 
     name: str
     mask_case: str
-    masks: np.ndarray
+    source: np.ndarray
     outcome: int | None
     seed: int
     affine: np.ndarray
     transform: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def masks(self) -> np.ndarray:
+        """(2, X, Y, Z) uint8 that the sample follows; made when it is drawn: thousands would fill the memory."""
+        if not self.transform:
+            return self.source
+        spacing = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return apply_transform(self.source, spacing, dict(self.transform))
 
 
 def minority(outcomes: Sequence[int] | np.ndarray) -> tuple[int, int]:
@@ -80,10 +88,10 @@ def balancing_requests(patches: Patches, case_ids: Sequence[str], settings: Synt
     for number in range(lacking):
         donor = int(order[number % len(order)])
         rng = np.random.default_rng(derive_seed(seed, 1, number))
-        masks, transform = vary_anatomy(patches.masks[donor], patches.spacings[donor], rng, flips=settings.flips,
+        _, transform = vary_anatomy(patches.masks[donor], patches.spacings[donor], rng, flips=settings.flips,
                                         scale=settings.scale, elastic_mm=settings.elastic_mm,
                                         smoothness_mm=settings.smoothness_mm)
-        requests.append(SampleRequest(f"sample-{number:04d}", case_ids[donor], masks, outcome,
+        requests.append(SampleRequest(f"sample-{number:04d}", case_ids[donor], patches.masks[donor], outcome,
                                       derive_seed(seed, 2, number), np.diag([*patches.spacings[donor], 1.0]),
                                       transform))
     return requests
@@ -131,12 +139,10 @@ def write_samples(generator: Generator, requests: Sequence[SampleRequest], folde
     missing = [index for index, path in enumerate(paths) if not _is_there(path, lineages[index])]
     if not missing:
         return paths
-    check_masks(np.stack([requests[index].masks for index in missing]), generator.patch_size,
-                needs_tumour=generator.control is not None)
     _check_disk(folder, len(missing) * int(np.prod(generator.patch_size)) * 5)
     if len(missing) < len(requests):
         events.log(f"{stage}: {len(requests) - len(missing)} of {len(requests)} samples are there already")
-    for run in batches(len(missing), settings.batch_size):
+    for run in batches(len(missing), generator.most_at_once(settings.batch_size)):
         chosen = [requests[missing[position]] for position in run]
 
         def progress(done: int, total: int, start: int = run.start, size: int = len(chosen)) -> None:
