@@ -155,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = command("demo", _demo, "a simulated case through the built-in demonstration model, with its report")
     demo.add_argument("--out", type=Path, default=Path("neonet-demo"), help="folder (default: neonet-demo)")
     demo.add_argument("--train", type=Path, metavar="FOLDER", help="instead, train the built-in model anew there "
-                      "(about an hour; resumes)")
+                      "(about one and a half hours; resumes)")
 
     phantom = command("phantom", _phantom, "simulate a cohort with a known PNI signal")
     phantom.add_argument("out", metavar="OUT", type=Path)
@@ -246,7 +246,8 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/report")
     report.add_argument("--weights", type=Path, metavar="INCEPTION.safetensors", help="for FID and KID; without it, "
                         "the distances are on features of NeoSeg and are called so")
-    report.add_argument("--lpips", type=Path, metavar="ALEX.safetensors", help="for LPIPS; likewise")
+    report.add_argument("--lpips", type=Path, metavar="ALEX.npz", help="for LPIPS (.npz or .safetensors); "
+                        "likewise")
 
     bundles = commands.add_parser("bundle", help="export, inspect or verify a trained model").add_subparsers(
         metavar="ACTION", required=True, parser_class=_Parser)

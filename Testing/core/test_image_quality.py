@@ -2,8 +2,7 @@
 
 import importlib
 import json
-import sys
-import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from safetensors.torch import save_file, save_model
+from safetensors.torch import load_file, save_file, save_model
 
 from neonet_core.errors import NeoNetError
-from neonet_core.evaluation import perceptual
 from neonet_core.evaluation.features import SegmentorFeatures
 from neonet_core.evaluation.image_quality import HIGHEST_PSNR, psnr, reconstruction_quality, ssim, ssim_map
+from neonet_core.evaluation.lpips_alexnet import CHANNELS, CONVOLUTIONS, AlexNetLpips, load_lpips
 from neonet_core.evaluation.mask_agreement import mask_agreement, region_means, resegmentation_dice
 from neonet_core.evaluation.perceptual import Lpips, SegmentorDistance, perceptual_distance
 from neonet_core.presets import SegSettings
@@ -192,74 +191,132 @@ def test_perceptual_distance_on_neoseg_says_what_it_is(neoseg):
     assert swapped["per_patch"] == pytest.approx(far["per_patch"], rel=1e-4)
 
 
-class TinyLpips(torch.nn.Module):
-    """Stands for lpips.LPIPS: the squared difference of images in [-1, 1], times a weight; it notes what it saw."""
-
-    def __init__(self, net, pretrained, pnet_rand, verbose):
-        super().__init__()
-        assert not pretrained and pnet_rand, "it would download or unpickle"
-        self.weight = torch.nn.Parameter(torch.ones(1))
-        self.seen = []
-
-    def forward(self, a, b):
-        self.seen.append(a)
-        return self.weight * ((a - b) ** 2).mean(dim=(1, 2, 3), keepdim=True)
+# --- LPIPS ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def tiny_lpips(tmp_path, monkeypatch):
-    package = types.ModuleType("lpips")
-    package.LPIPS = TinyLpips
-    monkeypatch.setitem(sys.modules, "lpips", package)
-    save_file({"weight": torch.full((1,), 3.0)}, tmp_path / "lpips-alex.safetensors")
+def lpips_file(tmp_path):
+    """Random weights under the names of the package lpips; the linear ones are positive, as the published are."""
+    network = AlexNetLpips()
+    state = {}
+    for layer, name in enumerate(CONVOLUTIONS):
+        state[f"net.{name}.weight"] = network.convolutions[layer].weight.detach()
+        state[f"net.{name}.bias"] = network.convolutions[layer].bias.detach()
+        state[f"lin{layer}.model.1.weight"] = torch.rand(1, CHANNELS[layer], 1, 1)
+    save_file(state, tmp_path / "lpips-alex.safetensors")
     return tmp_path / "lpips-alex.safetensors"
 
 
-def test_lpips_compares_the_slices_of_three_views_as_photographs_with_the_files_weights(tiny_lpips):
-    measure = Lpips(tiny_lpips)
+def as_npz(safetensors_path):
+    """The same weights as the JAX port stores them."""
+    state = load_file(safetensors_path)
+    arrays = {}
+    for layer, name in enumerate(CONVOLUTIONS):
+        arrays[f"AlexNet_0.Conv_{layer}.kernel"] = state[f"net.{name}.weight"].numpy().transpose(2, 3, 1, 0)
+        arrays[f"AlexNet_0.Conv_{layer}.bias"] = state[f"net.{name}.bias"].numpy()
+        arrays[f"NetLinLayer_{layer}.Conv_0.kernel"] = state[f"lin{layer}.model.1.weight"].numpy().transpose(2, 3, 1, 0)
+    path = safetensors_path.with_suffix(".npz")
+    np.savez(path, **arrays)
+    return path
+
+
+def test_lpips_is_the_published_sum_over_layers(lpips_file):
+    """Against the equation written out in NumPy on the network's own rectified convolutions."""
+    network = load_lpips(lpips_file)
+    torch.nn.init.normal_(network.convolutions[0].weight)
+    first, second = torch.rand(2, 3, 64, 80) * 2 - 1, torch.rand(2, 3, 64, 80) * 2 - 1
+    expected = np.zeros(2)
+    for image in range(2):
+        maps = []
+        for one in (first[image:image + 1], second[image:image + 1]):
+            x = (one - torch.tensor([-0.030, -0.088, -0.188]).view(3, 1, 1)) / torch.tensor(
+                [0.458, 0.448, 0.450]).view(3, 1, 1)
+            layers = []
+            for layer, convolution in enumerate(network.convolutions):
+                x = torch.relu(convolution(torch.nn.functional.max_pool2d(x, 3, 2) if layer in (1, 2) else x))
+                layers.append(x[0].numpy().astype(np.float64))
+            maps.append(layers)
+        for layer, (a, b) in enumerate(zip(*maps, strict=True)):
+            a, b = (m / (np.sqrt((m**2).sum(axis=0)) + 1e-10) for m in (a, b))
+            weights = network.weights[layer].detach().numpy().reshape(-1, 1, 1)
+            expected[image] += (weights * (a - b) ** 2).sum(axis=0).mean()
+    assert network(first, second).numpy() == pytest.approx(expected, rel=1e-4)
+
+
+def test_both_kinds_of_file_give_the_same_network(lpips_file):
+    a, b = load_lpips(lpips_file), load_lpips(as_npz(lpips_file))
+    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_lpips_compares_the_slices_of_three_views_as_photographs(lpips_file, monkeypatch):
+    measure = Lpips(lpips_file)
     assert measure.name.startswith("LPIPS (alex; lpips-alex.safetensors, SHA-256 ")
+    seen, features = [], AlexNetLpips.features
+    monkeypatch.setattr(AlexNetLpips, "features", lambda self, x: seen.append(x) or features(self, x))
     real = smooth(np.random.default_rng(8), 2)
     real[0, 0, :, :, 9:] = 0  # padding
-    result = perceptual_distance(measure, real, np.clip(real + 0.1, None, 1).astype(np.float32))
-    assert set(result["views"]) == {"axial", "sagittal", "coronal"}
-    assert result["mean"] == pytest.approx(3 * 0.2**2, rel=0.2)  # [0, 1] becomes [-1, 1]: an error of 0.1 is 0.2
-    assert sum(len(batch) for batch in measure._network.seen) == sum(SHAPE) * 2 - 3
-    assert all(batch.shape[1] == 3 and min(batch.shape[2:]) == 64 for batch in measure._network.seen)
-    assert all(batch.min() >= -1 and batch.max() <= 1 for batch in measure._network.seen)
+    noise = np.random.default_rng(9).normal(size=real.shape).astype(np.float32)
+    near, far = (perceptual_distance(measure, real, real + amount * noise) for amount in (0.02, 0.2))
+    assert set(near["views"]) == {"axial", "sagittal", "coronal"} and 0 < near["mean"] < far["mean"]
+    assert sum(len(batch) for batch in seen) == 2 * 2 * (sum(SHAPE) * 2 - 3)
+    assert all(batch.shape[1] == 3 and min(batch.shape[2:]) == 64 for batch in seen)
+    assert all(batch.min() >= -1 and batch.max() <= 1 for batch in seen)
     assert perceptual_distance(measure, real, real)["mean"] == 0
     assert perceptual_distance(measure, np.zeros_like(real), real)["mean"] is None
 
 
-def test_lpips_weights_that_are_missing_unsafe_or_of_another_network_are_refused(tiny_lpips):
-    assert code(Lpips, tiny_lpips.with_name("none.safetensors")) == "FILE_NOT_FOUND"
-    unsafe = tiny_lpips.with_suffix(".pth")
+def test_lpips_weights_that_are_missing_unsafe_or_of_another_network_are_refused(lpips_file):
+    assert code(Lpips, lpips_file.with_name("none.safetensors")) == "FILE_NOT_FOUND"
+    unsafe = lpips_file.with_suffix(".pth")
     torch.save({"weight": torch.ones(1)}, unsafe)
     assert code(Lpips, unsafe) == "BAD_WEIGHTS"
-    damaged = tiny_lpips.with_name("damaged.safetensors")
-    damaged.write_bytes(tiny_lpips.read_bytes()[:-2])
-    assert code(Lpips, damaged) == "BAD_WEIGHTS"
-    save_file({"other": torch.ones(1)}, damaged)
-    assert code(Lpips, damaged) == "BAD_WEIGHTS"
+    for name, content in (("damaged.safetensors", lpips_file.read_bytes()[:-2]), ("damaged.npz", b"PK nothing")):
+        damaged = lpips_file.with_name(name)
+        damaged.write_bytes(content)
+        assert code(Lpips, damaged) == "BAD_WEIGHTS"
+    other = lpips_file.with_name("other.safetensors")
+    save_file({"other": torch.ones(1)}, other)
+    assert code(Lpips, other) == "BAD_WEIGHTS"
+    np.savez(lpips_file.with_name("pickled.npz"), **{"AlexNet_0.Conv_0.kernel": np.array([{}], dtype=object)})
+    assert code(Lpips, lpips_file.with_name("pickled.npz")) == "BAD_WEIGHTS"
 
 
-def test_without_the_package_lpips_says_what_to_install(tiny_lpips, monkeypatch):
-    monkeypatch.setitem(sys.modules, "lpips", None)
-    with pytest.raises(NeoNetError, match="neonet-core\\[metrics\\]") as caught:
-        Lpips(tiny_lpips)
-    assert caught.value.code == "MISSING_PACKAGE"
-
-
-def test_the_real_lpips_runs_from_a_local_file(tmp_path):
+def test_ours_is_the_packages_lpips(tmp_path):
     lpips = optional("lpips")
     network = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False).eval()
     save_model(network, tmp_path / "random.safetensors")
-    measure = perceptual.Lpips(tmp_path / "random.safetensors")
-    rng = np.random.default_rng(9)
-    real, other = smooth(rng, shape=(64, 64, 3)), smooth(rng, shape=(64, 64, 3))
-    a, b = (torch.from_numpy(image[0, 0]).permute(2, 0, 1)[:, None].expand(-1, 3, -1, -1) for image in (real, other))
+    first, second = torch.rand(2, 3, 64, 64) * 2 - 1, torch.rand(2, 3, 64, 64) * 2 - 1
     with torch.inference_mode():
-        expected = network(a, b, normalize=True).mean().item()
-    assert perceptual_distance(measure, real, other)["views"]["axial"] == pytest.approx(expected, rel=1e-4)
+        expected = network(first, second).flatten()
+        torch.testing.assert_close(load_lpips(tmp_path / "random.safetensors")(first, second), expected, rtol=1e-4,
+                                   atol=1e-6)
+
+
+PUBLISHED_LPIPS = Path(__file__).parents[3] / "shared" / "data" / "lpips_alexnet" / "lpips_alexnet_v0.1_fp16.npz"
+
+
+@pytest.mark.skipif(not PUBLISHED_LPIPS.is_file(), reason="the published weights of LPIPS are not at ../shared/data")
+def test_published_lpips_orders_distortions_as_people_do():
+    """Blur and noise are further away the stronger they are, and a small shift is nearer than a strong blur."""
+    from scipy.ndimage import gaussian_filter
+
+    network = load_lpips(PUBLISHED_LPIPS)
+    rng = np.random.default_rng(3)
+    # pink noise: edges and texture at every size, as photographs and organs have
+    spectrum = np.fft.rfft2(rng.standard_normal((128, 128)))
+    radius = np.hypot(np.fft.fftfreq(128)[:, None], np.fft.rfftfreq(128))
+    image = np.fft.irfft2(spectrum / (radius + 0.02) ** 1.5, s=(128, 128))
+    real = (image - image.min()) / np.ptp(image)
+
+    def distance(other):
+        a, b = (torch.from_numpy(2 * one - 1).float().expand(1, 3, -1, -1) for one in (real, other))
+        return network(a, b).item()
+
+    blurred = [distance(gaussian_filter(real, sigma)) for sigma in (0.5, 1, 2, 4)]
+    noisy = [distance(np.clip(real + amount * rng.standard_normal(real.shape), 0, 1)) for amount in (0.02, 0.1, 0.3)]
+    assert blurred == sorted(blurred) and noisy == sorted(noisy)
+    assert distance(np.roll(real, 1, axis=0)) < blurred[2]
+    assert 0 < blurred[0] < blurred[-1] < 1.5
 
 
 # --- agreement with the mask ------------------------------------------------------------------------------------------

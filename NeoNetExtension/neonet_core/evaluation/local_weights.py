@@ -22,11 +22,12 @@ def import_package(name: str, purpose: str) -> Any:
                           "then.") from error
 
 
-def weights_file(path: Path, purpose: str) -> Path:
-    """The path, checked. Raises ``FILE_NOT_FOUND``; ``BAD_WEIGHTS`` for anything but safetensors."""
+def weights_file(path: Path, purpose: str, suffixes: tuple[str, ...] = (".safetensors",)) -> Path:
+    """The path, checked. Raises ``FILE_NOT_FOUND``; ``BAD_WEIGHTS`` for another kind of file."""
     path = Path(path)
-    if path.suffix != ".safetensors":
-        raise NeoNetError("BAD_WEIGHTS", f"{path.name}: the weights of {purpose} must be a .safetensors file.",
+    if path.suffix not in suffixes:
+        raise NeoNetError("BAD_WEIGHTS", f"{path.name}: the weights of {purpose} must be in a {' or '.join(suffixes)} "
+                          "file.",
                           "A .pth or .pt file can run code when it is read. Convert one that you trust: read it with "
                           "PyTorch (weights_only=True) and write its state with safetensors.torch.save_file.")
     if not path.is_file():
@@ -37,4 +38,4 @@ def weights_file(path: Path, purpose: str) -> Path:
 def unfit(path: Path, purpose: str, error: Exception) -> NeoNetError:
     """The error for a file whose tensors are damaged or belong to another network."""
     return NeoNetError("BAD_WEIGHTS", f"{path.name} does not hold the weights of {purpose}: "
-                       f"{str(error).splitlines()[0]}", "Give the whole network's state as one safetensors file.")
+                       f"{str(error).splitlines()[0]}", "Give the whole network's state in one file.")

@@ -5,17 +5,16 @@ The two are different quantities on different scales; the measure's name stands 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from neonet_core.errors import NeoNetError
 from neonet_core.evaluation.features import SLICES_AT_ONCE, SegmentorFeatures
-from neonet_core.evaluation.local_weights import import_package, unfit, weights_file
+from neonet_core.evaluation.lpips_alexnet import load_lpips
 from neonet_core.evaluation.views import VIEWS, checked_patches, filled_slices, mean_of_known
 from neonet_core.training.files import sha256_of_file
 
@@ -42,15 +41,13 @@ class Lpips:
     Parameters
     ----------
     weights : Path
-        safetensors with the whole state of the package's ``lpips.LPIPS(net=backbone)``, as
-        ``safetensors.torch.save_model`` writes it. Nothing is downloaded.
-    backbone : "alex", "vgg" or "squeeze"
+        See `lpips_alexnet.load_lpips`. Nothing is downloaded.
     device : torch.device
 
     Raises
     ------
     NeoNetError
-        ``MISSING_PACKAGE`` without lpips (and the torchvision that it imports), ``FILE_NOT_FOUND``, ``BAD_WEIGHTS``.
+        ``FILE_NOT_FOUND``, ``BAD_WEIGHTS``.
 
     References
     ----------
@@ -58,11 +55,10 @@ class Lpips:
     2018.
     """
 
-    def __init__(self, weights: Path, backbone: Literal["alex", "vgg", "squeeze"] = "alex",
-                 device: torch.device | None = None) -> None:
+    def __init__(self, weights: Path, device: torch.device | None = None) -> None:
         self._device = device or torch.device("cpu")
-        self._network = _load_lpips(weights, backbone).to(self._device).eval()
-        self.name = f"LPIPS ({backbone}; {Path(weights).name}, SHA-256 {sha256_of_file(Path(weights))[:8]})"
+        self._network: torch.nn.Module = load_lpips(weights).to(self._device).eval()
+        self.name = f"LPIPS (alex; {Path(weights).name}, SHA-256 {sha256_of_file(Path(weights))[:8]})"
 
     def distances(self, real: np.ndarray, other: np.ndarray, spacing: Spacing | None) -> dict[str, float | None]:
         found: dict[str, float | None] = {}
@@ -146,20 +142,3 @@ def perceptual_distance(measure: PerceptualMeasure, real: np.ndarray, reconstruc
 def _unit(features: np.ndarray) -> np.ndarray:
     """(C, x, y, z), each position's vector scaled to length 1."""
     return features / np.sqrt((features**2).sum(axis=0, keepdims=True) + 1e-10)  # LPIPS' guard against zero vectors
-
-
-def _load_lpips(path: Path, backbone: str) -> torch.nn.Module:
-    purpose = f"LPIPS ({backbone})"
-    path = weights_file(path, purpose)
-    lpips = import_package("lpips", "LPIPS")
-    from safetensors import SafetensorError
-    from safetensors.torch import load_model
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it asks torchvision for an untrained network in an old way
-        network = lpips.LPIPS(net=backbone, pretrained=False, pnet_rand=True, verbose=False)
-    try:
-        load_model(network, path)
-    except (RuntimeError, SafetensorError) as error:
-        raise unfit(path, purpose, error) from error
-    return network
