@@ -11,12 +11,14 @@ import numpy as np
 
 from neonet_core.bundle import Bundle, Member, load_bundle
 from neonet_core.errors import NeoNetError
-from neonet_core.events import Events, Silent
+from neonet_core.events import Events, Silent, track
 from neonet_core.pipeline import Point, cut_masks
 from neonet_core.presets import SynthSettings
 from neonet_core.volume import Volume
 
 SYNTHETIC = "SYNTHETIC"
+MOST_SAMPLES = 10_000
+"""Of a label map: their names have four digits."""
 
 
 def generate(label_maps: Sequence[Volume], out: Path, *, bundle: str | Path | Bundle = "demo", count: int = 1,
@@ -35,7 +37,7 @@ def generate(label_maps: Sequence[Volume], out: Path, *, bundle: str | Path | Bu
     out : Path
         Receives ``label-01-sample-0000.nii.gz`` (image, 0 to 1), ``..._mask.nii.gz`` and ``....json``, its lineage.
     count : int
-        Samples for each label map.
+        Samples for each label map, at most `MOST_SAMPLES`.
     outcome : int
         Class to be drawn; read only by a model with class embedding.
     vary : bool
@@ -61,6 +63,9 @@ def generate(label_maps: Sequence[Volume], out: Path, *, bundle: str | Path | Bu
     events = events or Silent()
     if count < 1:
         raise NeoNetError("BAD_ARGUMENT", f"{count} samples cannot be drawn.", "Ask for 1 or more with --count.")
+    if count > MOST_SAMPLES:
+        raise NeoNetError("BAD_ARGUMENT", f"{count} samples of a label map are more than the {MOST_SAMPLES} that one "
+                          "call draws.", "Ask for fewer with --count, and again with another --seed and --out.")
     if seed < 0:
         raise NeoNetError("BAD_ARGUMENT", f"The seed {seed} is negative.", "Give 0 or more with --seed.")
     model = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
@@ -107,7 +112,8 @@ def _requests(label_map: Volume, number: int, samples: range, model: Bundle, mem
     # by its content: a file's name may be a patient's
     origin = hashlib.sha256(np.ascontiguousarray(patch.masks).tobytes()).hexdigest()[:16]
     requests = []
-    for sample in samples:
+    # varying a mask of 96 x 96 x 48 takes about a second
+    for sample in track(samples, "vary masks", events) if vary else samples:
         transform: dict[str, Any] = {}
         if vary:
             _, transform = vary_anatomy(

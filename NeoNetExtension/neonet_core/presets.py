@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from neonet_core.errors import NeoNetError
 
 Count = Annotated[int, Field(gt=0)]
+Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 Stage = Literal["seg", "vae", "vqvae", "ldm", "controlnet", "synth", "cls"]
@@ -152,19 +153,26 @@ class SynthSettings(Settings):
 
     sampler: Literal["ddpm", "ddim", "dpm-solver++"] = "ddpm"
     steps: int = Field(1000, gt=0)
-    guidance: float = Field(1.0, ge=0)
+    guidance: float = Field(1.0, ge=0, allow_inf_nan=False)
     """Weight of classifier-free guidance: 1 none, more: further towards the class. Needs ``ldm.class_embedding``."""
     batch_size: int = Field(4, gt=0)
     """Most samples drawn at once; fewer where memory is short."""
     flips: bool = True
-    scale: tuple[float, float] = (0.9, 1.1)
+    scale: tuple[Factor, Factor] = (0.9, 1.1)
     """Range of the factor by which a mask is enlarged."""
-    elastic_mm: float = Field(2.0, ge=0)
+    elastic_mm: float = Field(2.0, ge=0, allow_inf_nan=False)
     """Standard deviation of the elastic displacement along each axis."""
-    smoothness_mm: float = Field(12.0, gt=0)
+    smoothness_mm: float = Field(12.0, gt=0, allow_inf_nan=False)
     """Over how far a displacement is alike."""
     evaluation_samples: int = Field(32, ge=0)
     """Samples on masks of held-out patients, from which table 4 is computed: with and without ControlNet each."""
+
+    @field_validator("scale")
+    @classmethod
+    def _in_order(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if scale[0] > scale[1]:
+            raise ValueError("the first number must not be above the second")
+        return scale
 
 
 class CropSettings(Settings):

@@ -49,6 +49,13 @@ def test_sampler_reproduces_a_gaussian(sampler, steps, std):
     assert samples.std().item() == pytest.approx(std, rel=0.03)
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("steps", [150, 600, 999])
+def test_steps_need_not_divide_the_time_steps(sampler, steps):
+    """A sampler that takes whole steps of 1000 // steps ends before the noise does: the mean is far too small."""
+    assert gaussian_samples(sampler, steps, 0.5).mean().item() == pytest.approx(0.7, abs=0.02)
+
+
 def test_few_steps_of_ddim_are_narrow_where_latents_are_narrow():
     """Known, and said where the choice is made: the reason why DPM-Solver++ is the better one for few steps."""
     assert gaussian_samples("ddim", 50, 1.0).std().item() == pytest.approx(1.0, rel=0.05)
@@ -289,6 +296,33 @@ def test_batches_are_bounded_by_the_memory_that_is_free(monkeypatch):
     for free, expected in ((need, 1), (10 * need, 5), (0, 1)):
         monkeypatch.setattr("psutil.virtual_memory", lambda free=free: type("Memory", (), {"available": free})())
         assert generator.most_at_once(100_000) == expected
+
+
+def test_values_that_are_no_numbers_are_not_handed_out():
+    with pytest.raises(NeoNetError) as caught:
+        generate(trained_looking(), some_masks(), guidance=1e38)
+    assert caught.value.code == "NOT_FINITE"
+
+
+def test_guidance_goes_from_the_unconditional_through_the_conditional_noise(monkeypatch):
+    """Ho & Salimans 2022, equation 6: 0 is the unknown class, 1 the class alone, and more goes on in that direction."""
+    noises = {}
+
+    def once(predict, shape, sampler, steps, settings, seeds, *_):
+        noises["now"] = predict(torch.ones(len(seeds), *shape), torch.full((len(seeds),), 500))
+        return torch.zeros(len(seeds), *shape)
+
+    monkeypatch.setattr("neonet_core.generation.generator.draw", once)
+    generator = trained_looking()
+
+    def noise(guidance, classes=(1, 1)):
+        generate(generator, some_masks(), classes, guidance=guidance)
+        return noises["now"]
+
+    unconditional, conditional = noise(1.0, (None, None)), noise(1.0)
+    assert not torch.equal(unconditional, conditional)
+    torch.testing.assert_close(noise(0.0), unconditional, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(noise(3.0), 3 * conditional - 2 * unconditional, rtol=1e-4, atol=1e-5)
 
 
 def test_guidance_needs_classes():

@@ -10,12 +10,16 @@ import pytest
 import torch
 
 from neonet_core.cli import main
+from neonet_core.cohort import read_manifest
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Silent
-from neonet_core.experiment.images import label_patch, measure_images, real_patches
-from neonet_core.experiment.report import write_report
+from neonet_core.experiment.images import label_patch, measure_images, move_tumour, real_patches
+from neonet_core.experiment.report import _copies_lines, _write_gallery, write_report
 from neonet_core.experiment.run import Run
 from neonet_core.experiment.tables import PAPER_TABLE_3, PAPER_TABLE_4, Table, generation_table, reconstruction_table
+from neonet_core.experiment.train import train
+from neonet_core.presets import load_preset
+from neonet_core.volume import Volume, read_volume, write_volume
 
 CPU = torch.device("cpu")
 
@@ -65,6 +69,67 @@ def test_samples_and_real_patches_are_counted_equally(run, report):
         assert set(row["frechet"]) == {"axial", "sagittal", "coronal", "mean"}
 
 
+def test_each_row_of_the_picture_is_one_patient(run, monkeypatch, tmp_path):
+    """Also where the generators' samples lie in different orders."""
+    shown = {}
+    monkeypatch.setattr("neonet_core.experiment.report.patch_gallery",
+                        lambda real, cases, columns: shown.update(real=real, cases=cases, columns=columns))
+    monkeypatch.setattr("neonet_core.experiment.report.png", lambda *_: b"")
+    copy = tmp_path / "run"
+    shutil.copytree(run.folder, copy)
+    folder = copy / "fold-0" / "synth-vqvae" / "evaluation"
+    for suffix in (".json", ".nii.gz", "_mask.nii.gz"):
+        first, second = folder / f"sample-0000{suffix}", folder / f"sample-0001{suffix}"
+        first.rename(folder / "kept")
+        second.rename(first)
+        (folder / "kept").rename(second)
+    assert _write_gallery(Run(copy), 0, tmp_path)
+    assert set(shown["columns"]) == {"NeoGen", "QNeoGen"} and len(shown["cases"]) == 2
+    for samples in shown["columns"].values():
+        assert np.array_equal(samples.masks, shown["real"].masks[shown["cases"]])
+
+
+def test_samples_of_other_settings_are_neither_measured_nor_shown(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run.folder, copy)
+    settings = json.loads((copy / "settings.json").read_text(encoding="utf-8"))
+    settings["preset"]["ldm"]["epochs"] += 1
+    (copy / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    text = write_report(Run(copy), device="cpu").read_text(encoding="utf-8")
+    assert "patches.png" not in text and "Copies" not in text
+    assert "NeoGen DM, NeoGen)" in text and "| VAE | –" not in text
+
+
+def test_black_samples_cost_their_distance_and_not_the_report(run, report, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run.folder, copy)
+    for path in (copy / "fold-0" / "synth-vae" / "evaluation-dm").glob("sample-????.nii.gz"):
+        image = read_volume(path)
+        write_volume(Volume(np.zeros_like(image.array), image.affine), path)
+    (copy / "fold-0" / "images.json").unlink()
+    text = write_report(Run(copy), device="cpu").read_text(encoding="utf-8")
+    assert "1 of 4 sets of samples have no distance" in text
+    assert "| NeoGen DM | – | – |" in text and "| NeoGen | – |" not in text
+
+
+def test_missing_prepared_images_are_said_and_come_back(run, unequal_cohort, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run.folder, copy)
+    shutil.rmtree(copy / "prepared")
+    with pytest.raises(NeoNetError) as caught:
+        real_patches(Run(copy), 0, "vae")
+    assert caught.value.code == "NOT_PREPARED"
+    train(read_manifest(unequal_cohort), load_preset("tiny"), copy, folds=(0,), stages=("vae",), device="cpu")
+    again = real_patches(Run(copy), 0, "vae").learning
+    assert np.array_equal(again.images, real_patches(run, 0, "vae").learning.images)
+
+
+def test_the_share_of_neighbours_is_left_out_where_the_masks_draw_it(run):
+    """Samples on held-out masks lie nearer to held-out patients, copies or not."""
+    check = {**figures_of(run)["copies"], "part": "evaluation"}
+    assert "Share nearer" not in _copies_lines([check])[0] and "held-out patients" in _copies_lines([check])[0]
+
+
 def test_held_out_patches_are_held_out(run):
     real = real_patches(run, 0, "vae")
     folds = json.loads((run.folder / "folds.json").read_text(encoding="utf-8"))
@@ -84,6 +149,13 @@ def test_what_is_not_trained_is_said(report):
     assert all(cell is None for row in table.rows for cell in row[1:-1])
     assert any("not trained in this run" in note and "QNeoGen DM" in note for note in table.notes)
     assert any("not trained" in note for note in reconstruction_table([], []).notes)
+
+
+def test_every_judge_is_named(run, report):
+    folds = [figures_of(run), figures_of(run)]
+    folds[1]["judges"] = {"features": "x", "perceptual": "another distance", "segmentor": "another network"}
+    assert any("another distance" in note for note in reconstruction_table(folds, []).notes)
+    assert any("another network" in note for note in generation_table(folds, []).notes)
 
 
 def test_a_cell_of_several_folds_is_mean_and_spread():
@@ -116,7 +188,6 @@ def test_weights_that_are_no_safetensors_are_refused(run, tmp_path, capsys, opti
 
 def test_a_patch_is_segmented_with_the_intensities_of_its_image():
     """A patch of one organ must not be stretched to the range of a whole image; and grids may differ."""
-    from neonet_core.presets import load_preset
     from neonet_core.segmentation.inference import Segmentor
 
     class Threshold(torch.nn.Module):
@@ -132,11 +203,15 @@ def test_a_patch_is_segmented_with_the_intensities_of_its_image():
 
 
 def test_a_moved_tumour_stays_a_valid_mask():
-    from neonet_core.experiment.images import move_tumour
-
     masks = np.zeros((2, 32, 32, 16), np.uint8)
     masks[0, 4:28, 4:28, 2:14] = 1
     masks[1, 10:18, 12:20, 5:10] = 1
     moved = move_tumour(masks)
     assert moved[1].sum() == masks[1].sum() and not np.array_equal(moved, masks)
     assert (moved[1] <= moved[0]).all() and (masks[0] <= moved[0]).all()
+
+
+def test_a_tumour_at_the_patchs_edge_does_not_leave_it():
+    masks = np.zeros((2, 32, 32, 16), np.uint8)
+    masks[:, 31:, 12:20, 5:10] = 1
+    assert move_tumour(masks)[1].any()

@@ -157,6 +157,14 @@ def test_batches_fit_the_memory(requests, tmp_path):
     assert tight.drawn == roomy.drawn
 
 
+def test_a_sample_without_its_image_is_drawn_again(requests, tmp_path):
+    write_samples(FakeGenerator(), requests, tmp_path, SYNTH, {}, Silent(), "test")
+    (tmp_path / "sample-0002.nii.gz").unlink()
+    again = FakeGenerator()
+    write_samples(again, requests, tmp_path, SYNTH, {}, Silent(), "test")
+    assert again.drawn == [requests[2].seed]
+
+
 def test_samples_of_another_model_are_not_overwritten(requests, tmp_path):
     write_samples(FakeGenerator(), requests, tmp_path, SYNTH, {"weights": "a"}, Silent(), "test")
     with pytest.raises(NeoNetError) as caught:
@@ -193,8 +201,7 @@ def test_masks_come_from_the_folds_own_learning_cases(generator_run):
 def test_all_four_rows_of_table_4_have_samples_on_the_same_masks(generator_run):
     masks = [[(record["mask_case"], record["seed"]) for record in lineages(generator_run, part, kind)]
              for part in ("evaluation", "evaluation-dm") for kind in ("vae", "vqvae")]
-    assert masks[0] and [len(rows) for rows in masks] == [len(masks[0])] * 4
-    assert [case for case, _ in masks[0]] == [case for case, _ in masks[2]]
+    assert masks[0] and masks == [masks[0]] * 4
 
 
 def test_ratios_add_that_many_synthetic_cases(generator_run):
@@ -234,6 +241,23 @@ def test_a_crop_that_the_diffusion_model_cannot_take_is_said_at_once(blob_cohort
     preset = load_preset("tiny", ["crop.size=[36, 32, 16]"])
     with pytest.raises(NeoNetError) as caught:
         train(read_manifest(blob_cohort), preset, tmp_path / "run", device="cpu", stages=("vae", "ldm"))
+    assert caught.value.code == "BAD_PRESET"
+
+
+@pytest.mark.parametrize("changes", [["synth.steps=1001"], ["synth.guidance=2", "ldm.class_embedding=false"],
+                                     ["synth.guidance=2", "ldm.class_dropout=0"]])
+def test_sampling_that_the_model_cannot_do_is_said_before_it_is_trained(blob_cohort, tmp_path, changes):
+    with pytest.raises(NeoNetError) as caught:
+        train(read_manifest(blob_cohort), load_preset("tiny", changes), tmp_path / "run", device="cpu",
+              stages=("vae", "ldm", "controlnet", "synth"))
+    assert caught.value.code == "BAD_PRESET" and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("change", ["synth.scale=[1.1, 0.9]", "synth.scale=[0, 1]", "synth.elastic_mm=.inf",
+                                    "synth.smoothness_mm=.inf", "synth.guidance=.inf"])
+def test_masks_cannot_be_varied_without_bounds(change):
+    with pytest.raises(NeoNetError) as caught:
+        load_preset("tiny", [change])
     assert caught.value.code == "BAD_PRESET"
 
 
@@ -302,7 +326,10 @@ def test_generate_says_that_it_is_synthetic(generator_bundle, label_map, tmp_pat
     (lambda labels: labels + 3, [], "BAD_LABELS"),
     (lambda labels: labels[:, :, :1], [], "NOT_3D"),
     (lambda labels: labels, ["--count", "0"], "BAD_ARGUMENT"),
+    (lambda labels: labels, ["--count", "1000000000"], "BAD_ARGUMENT"),
     (lambda labels: labels, ["--seed", "-1"], "BAD_ARGUMENT"),
+    (lambda labels: labels, ["--guidance", "inf"], "BAD_ARGUMENT"),
+    (lambda labels: labels, ["--steps", "1001"], "BAD_ARGUMENT"),
     (lambda labels: labels, ["--steps", "0"], "BAD_ARGUMENT"),
     (lambda labels: labels, ["--sampler", "euler"], "USAGE"),
     (lambda labels: labels, ["--crop-center", "900,0,0"], "BAD_ARGUMENT"),

@@ -252,7 +252,8 @@ class FoldTraining:
             save_weights(folder / WEIGHTS, network)
             return {**_figures(result), "spacing": self._crop_spacing}
 
-        self._load(self._fold.validation, self._crop_spacing)  # not trained on: the report reconstructs these
+        # the report looks at both parts, even where the autoencoder was trained by an earlier call
+        self._load((*self._fold.learning, *self._fold.validation), self._crop_spacing)
         self._run_stage(kind, work)
 
     def _diffusion(self, kind: str) -> None:
@@ -297,8 +298,13 @@ class FoldTraining:
                       "weights": {stage: sha256_of_file(self._folder(stage) / WEIGHTS)
                                   for stage in (kind, f"ldm-{kind}", f"controlnet-{kind}")}}
             balancing = balancing_requests(learning, [case.case_id for case in self._fold.learning], settings, seed)
+            if kind == "vae" and not balancing:
+                self._events.log(f"{name}: the learning cases need no synthetic ones, or lack a class: R+S will be R",
+                                 "warning")
+            # one seed for both generators: they are compared on the same masks
             judging = evaluation_requests(held_out, [case.case_id for case in self._fold.validation],
-                                          settings.evaluation_samples, seed)
+                                          settings.evaluation_samples,
+                                          derive_seed(self._seed, self._fold.number, zlib.crc32(b"synth")))
             parts = {"samples": (controlled, balancing if kind == "vae" else []),
                      "evaluation": (controlled, judging), "evaluation-dm": (free, judging)}
             for part, (generator, requests) in parts.items():

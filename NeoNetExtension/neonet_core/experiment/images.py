@@ -15,16 +15,17 @@ import numpy as np
 import torch
 
 from neonet_core.bundle import load_bundle
+from neonet_core.errors import NeoNetError
 from neonet_core.evaluation.copies import copies_check
 from neonet_core.evaluation.feature_distance import compare
-from neonet_core.evaluation.features import FeatureExtractor, InceptionFeatures, SegmentorFeatures
+from neonet_core.evaluation.features import FeatureExtractor, FeatureSet, InceptionFeatures, SegmentorFeatures
 from neonet_core.evaluation.image_quality import reconstruction_quality
 from neonet_core.evaluation.mask_agreement import mask_agreement
 from neonet_core.evaluation.perceptual import Lpips, PerceptualMeasure, SegmentorDistance, perceptual_distance
 from neonet_core.events import Events
 from neonet_core.experiment.fold import AUTOENCODERS, WEIGHTS, load_autoencoder, load_generator
 from neonet_core.experiment.run import Run, outputs_hash
-from neonet_core.generation.generator import Generator
+from neonet_core.generation.generator import Generator, batches
 from neonet_core.generation.synthesis import read_samples
 from neonet_core.presets import SynthSettings
 from neonet_core.segmentation.inference import Segmentor, predict_probabilities
@@ -38,6 +39,8 @@ from neonet_core.volume import Volume, resample_like, resample_to_spacing
 ROWS = {"evaluation-dm": " DM", "evaluation": ""}
 """Folders of a synth stage with samples on held-out masks, and what the paper's table 4 adds to the generator's name:
 without ControlNet it is "DM"."""
+FORM = 2
+"""Of ``images.json``; another one is computed anew."""
 MOST_MOVED = 8
 """Samples that are drawn again with a moved tumour."""
 
@@ -82,9 +85,9 @@ def measure_images(run: Run, fold: int, device: torch.device, events: Events, in
     done = {stage: record for stage in stages if (record := run.current(fold, stage)) is not None}
     if not done:
         return {}
-    key = sha256_of_json({"stages": {stage: outputs_hash(record) for stage, record in done.items()},
+    key = sha256_of_json({"form": FORM, "stages": {stage: outputs_hash(record) for stage, record in done.items()},
                           "weights": [path and sha256_of_file(path) for path in (inception, lpips)],
-                          "seg": _output_of(run, fold, _seg_stage(run))})
+                          "seg": _output_of(run, fold, _seg_stage(run)) or load_bundle("demo").hash})
     path = run.folder / f"fold-{fold}" / "images.json"
     if path.is_file() and (before := read_json(path)).get("key") == key:
         return before["figures"]
@@ -132,12 +135,22 @@ def _samples(run: Run, fold: int, kind: str, real: RealPatches, judges: Judges,
         features = judges.extractor.extract(samples.images, samples.spacings)
         agreement = mask_agreement(samples.images, samples.masks, real.learning.images, real.learning.masks,
                                    _segmented_in_turn(samples, judges.segmentor, device))
-        row = {**compare(held_out, features, learning), "mask_agreement": agreement}
+        row = {**_distances(held_out, features, learning), "mask_agreement": agreement}
         if part == "evaluation":
             generator = load_generator(run, run.preset(), fold, kind, device)
             row["mask_response"] = mask_response(generator, samples, lineages, run.preset().synth)
         rows[AUTOENCODERS[kind] + suffix] = row
     return rows
+
+
+def _distances(held_out: FeatureSet, samples: FeatureSet, learning: FeatureSet) -> dict[str, Any]:
+    """`compare`; nothing where slices are empty: a model that draws black must not cost the whole report."""
+    try:
+        return compare(held_out, samples, learning)
+    except NeoNetError as error:
+        if error.code != "TOO_FEW_CASES":
+            raise
+        return {}
 
 
 def _segmented_in_turn(patches: Patches, segmentor: Segmentor,
@@ -159,9 +172,11 @@ def mask_response(generator: Generator, samples: Patches, lineages: Sequence[dic
     """
     count = min(len(samples), MOST_MOVED)
     moved = np.stack([move_tumour(mask) for mask in samples.masks[:count]])
-    again = generator.generate(moved, [lineage["outcome"] for lineage in lineages[:count]],
-                               [lineage["seed"] for lineage in lineages[:count]], sampler=settings.sampler,
-                               steps=settings.steps, guidance=settings.guidance)
+    again = np.concatenate([
+        generator.generate(moved[list(part)], [lineages[index]["outcome"] for index in part],
+                           [lineages[index]["seed"] for index in part], sampler=settings.sampler,
+                           steps=settings.steps, guidance=settings.guidance)
+        for part in batches(count, generator.most_at_once(settings.batch_size))])
     difference = np.abs(again - samples.images[:count])[:, 0]
     where = (moved != samples.masks[:count]).any(axis=1)
     changed, unchanged = float(difference[where].mean()), float(difference[~where].mean())
@@ -171,32 +186,41 @@ def mask_response(generator: Generator, samples: Patches, lineages: Sequence[dic
 def move_tumour(masks: np.ndarray) -> np.ndarray:
     """Masks (2, X, Y, Z) with the tumour moved by half its width along R, to the side where there is more liver.
 
-    Where it was there is liver now; where it went, liver or tumour.
+    Where it was there is liver now; where it went, liver or tumour. To the other side where it would leave the patch.
     """
     whole, tumour = masks
     columns = np.flatnonzero(tumour.any(axis=(1, 2)))
     middle, step = int(columns.mean()), max(2, len(columns) // 2)
     shift = step if whole[middle:].sum() >= whole[:middle].sum() else -step
-    moved = np.zeros_like(tumour)
-    if shift > 0:
-        moved[shift:] = tumour[:-shift]
-    else:
-        moved[:shift] = tumour[-shift:]
+    moved = _shifted(tumour, shift)
+    if not moved.any():
+        moved = _shifted(tumour, -shift)
     return np.stack([whole | moved, moved])
+
+
+def _shifted(mask: np.ndarray, shift: int) -> np.ndarray:
+    """(X, Y, Z) moved by `shift` voxels (not 0) along the first axis; zeros follow."""
+    moved = np.zeros_like(mask)
+    if shift > 0:
+        moved[shift:] = mask[:-shift]
+    else:
+        moved[:shift] = mask[-shift:]
+    return moved
 
 
 def _copies(run: Run, fold: int, real: RealPatches, judges: Judges) -> dict[str, Any]:
     """Whether NeoGen's balancing samples, or else those on held-out masks, are copies of training patches."""
-    paths = sample_paths(run, fold, "vae", "samples") or sample_paths(run, fold, "vae", "evaluation")
-    if not paths:
+    part = next((part for part in ("samples", "evaluation") if sample_paths(run, fold, "vae", part)), None)
+    if part is None:
         return {}
+    paths = sample_paths(run, fold, "vae", part)
     samples, lineages = read_samples(paths)
     sources = np.array([real.learning_ids.index(lineage["mask_case"]) if lineage["mask_case"] in real.learning_ids
                         else -1 for lineage in lineages])
     features = tuple(judges.extractor.extract(patches.images, patches.spacings)
                      for patches in (samples, real.learning, real.held_out))
-    return copies_check(samples.images, real.learning.images, real.held_out.images,
-                        (features[0], features[1], features[2]), sources)
+    return {"part": part, **copies_check(samples.images, real.learning.images, real.held_out.images,
+                                         (features[0], features[1], features[2]), sources)}
 
 
 def sample_paths(run: Run, fold: int, kind: str, part: str) -> list[Path]:
@@ -251,8 +275,13 @@ def real_patches(run: Run, fold: int, stage: str) -> RealPatches:
     crop = run.preset().crop
 
     def patches(part: str) -> Patches:
-        return cut_patches([open_prepared(run.folder / "prepared", inputs["spacing"], case_id, outcome)
-                            for case_id, (_, outcome) in inputs["cases"][part].items()], crop)
+        try:
+            return cut_patches([open_prepared(run.folder / "prepared", inputs["spacing"], case_id, outcome)
+                                for case_id, (_, outcome) in inputs["cases"][part].items()], crop)
+        except FileNotFoundError as error:
+            raise NeoNetError("NOT_PREPARED", f"{run.folder.name} lacks the prepared images of fold {fold}.",
+                              f"Give its 'neonet train' once more with --stages {stage}: that prepares them and trains "
+                              "nothing anew.") from error
 
     return RealPatches(patches("learning"), patches("validation"), list(inputs["cases"]["learning"]),
                        list(inputs["cases"]["validation"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,7 +58,7 @@ class Table:
 
 def reconstruction_table(folds: Sequence[dict[str, Any]], notes: Sequence[str]) -> Table:
     """Table 3: how well the autoencoders give patches back that they have not seen."""
-    judge = next((fold["judges"]["perceptual"] for fold in folds), "LPIPS")
+    judge = _all_of(fold["judges"]["perceptual"] for fold in folds) or "LPIPS"
     columns = ["Autoencoder", "LPIPS ↓" if judge.startswith("LPIPS") else "perceptual ↓", "SSIM ↑", "PSNR ↑",
                "SSIM in liver ↑", "PSNR in liver ↑", "SSIM in tumour ↑", "PSNR in tumour ↑",
                "Paper: LPIPS / SSIM / PSNR"]
@@ -76,30 +76,35 @@ def reconstruction_table(folds: Sequence[dict[str, Any]], notes: Sequence[str]) 
 
 def generation_table(folds: Sequence[dict[str, Any]], notes: Sequence[str]) -> Table:
     """Table 4: how far synthetic patches are from real ones of held-out patients."""
-    any_row = next((row for fold in folds for row in fold["samples"].values()), None)
-    frechet = any_row["frechet_name"] if any_row else "FID"
-    kernel = any_row["kernel_name"] if any_row else "KID"
+    every = [row for fold in folds for row in fold["samples"].values()]
+    measured = [row for row in every if "frechet" in row]
     columns = ["Generator", *(f"{view} ↓" for view in VIEWS), "mean, kernel ↓", "floor, mean",
                "in the mask's intensities", "tumour Dice ↑", "response to the mask ↑", "Paper: A / S / C / mean"]
     rows = []
     for name, paper in PAPER_TABLE_4.items():
         found = [fold["samples"][name] for fold in folds if name in fold["samples"]]
         agreement = [figures["mask_agreement"] for figures in found]
-        rows.append([name, *([figures["frechet"][view] for figures in found] or None for view in VIEWS),
-                     [figures["kernel"]["mean"] for figures in found] or None,
-                     [figures["frechet_floor"]["mean"] for figures in found] or None,
+        near = [figures for figures in found if "frechet" in figures]
+        rows.append([name, *([figures["frechet"][view] for figures in near] or None for view in VIEWS),
+                     [figures["kernel"]["mean"] for figures in near] or None,
+                     [figures["frechet_floor"]["mean"] for figures in near] or None,
                      _known([one["share_within_all"] for one in agreement]),
                      _known([one["dice"]["tumour"]["mean"] for one in agreement]),
                      _known([figures.get("mask_response", {}).get("ratio") for figures in found]),
                      " / ".join(f"{value:.2f}" for value in paper)])
-    notes = [*notes, f"Distances: {frechet}; {kernel}."]
-    if any_row:
-        notes += [f"n = {any_row['patches']} patches on each side; floor: {any_row['floor']} (learning against "
-                  "held-out patients).",
-                  "In the mask's intensities: share of samples whose mean intensity in tumour, liver and background "
+    notes = list(notes)
+    if measured:
+        notes += [f"Distances: {_all_of(row['frechet_name'] for row in measured)}; "
+                  f"{_all_of(row['kernel_name'] for row in measured)}.",
+                  f"Floor: {_all_of(row['floor'] for row in measured)} (learning against held-out patients); the "
+                  "distances are of as many."]
+    if len(measured) < len(every):
+        notes.append(f"{len(every) - len(measured)} of {len(every)} sets of samples have no distance: they are empty.")
+    if every:
+        notes += ["In the mask's intensities: share of samples whose mean intensity in tumour, liver and background "
                   "each lies within 2 standard deviations of real patches.",
-                  f"Tumour Dice: the sample segmented again by {folds[0]['judges']['segmentor']}, against its "
-                  "mask.",
+                  "Tumour Dice: the sample segmented again by "
+                  f"{_all_of(fold['judges']['segmentor'] for fold in folds)}, against its mask.",
                   "Response to the mask: the tumour is moved in the mask and the sample drawn again with the same "
                   "seed; how many times more the intensities change where the mask has changed than elsewhere."]
     return Table("table4", "Table 4: synthetic against real patches of held-out patients", columns, rows,
@@ -112,7 +117,13 @@ def _known(values: Sequence[float | None]) -> list[float] | None:
 
 def _missing(rows: Sequence[Sequence[Any]]) -> list[str]:
     names = [row[0] for row in rows if all(cell is None for cell in row[1:-1])]
-    return [f"{MISSING}: not trained in this run ({', '.join(names)})."] if names else []
+    return ([f"{MISSING}: not trained in this run with the settings of its last call, or without samples "
+             f"({', '.join(names)})."] if names else [])
+
+
+def _all_of(names: Iterable[str]) -> str:
+    """Each name once: folds may have other judges."""
+    return ", ".join(dict.fromkeys(names))
 
 
 def _paper_note() -> str:

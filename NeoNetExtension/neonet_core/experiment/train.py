@@ -130,6 +130,18 @@ def _check_arguments(stages: Sequence[str], folds: Sequence[int] | None, preset:
             build_segmentor(settings)
     if set(stages) != {"seg"}:
         _check_generator(stages, preset)
+    if "synth" in stages:
+        _check_sampling(preset)
+
+
+def _check_sampling(preset: Preset) -> None:
+    if preset.synth.steps > preset.ldm.timesteps:
+        raise NeoNetError("BAD_PRESET", f"synth.steps is {preset.synth.steps}, ldm.timesteps only "
+                          f"{preset.ldm.timesteps}.", "Change one of them.")
+    if preset.synth.guidance != 1 and not (preset.ldm.class_embedding and preset.ldm.class_dropout > 0):
+        raise NeoNetError("BAD_PRESET", f"synth.guidance is {preset.synth.guidance:g}, for which the diffusion model "
+                          "must be trained with classes that are hidden at times.",
+                          "Leave synth.guidance at 1, or set ldm.class_embedding and ldm.class_dropout.")
 
 
 def _check_generator(stages: Sequence[str], preset: Preset) -> None:

@@ -86,7 +86,7 @@ class Generator:
         Raises
         ------
         NeoNetError
-            ``BAD_MASK``; ``BAD_ARGUMENT``.
+            ``BAD_MASK``; ``BAD_ARGUMENT``; ``NOT_FINITE``.
         """
         check_masks(masks, self.patch_size, needs_tumour=self.control is not None)
         if guidance != 1 and not self.diffusion.settings.class_embedding:
@@ -108,7 +108,11 @@ class Generator:
         latents = draw(predict, shape, sampler, steps, self.diffusion.settings, seeds, self.device, progress)
         # decoded one by one: at full resolution the decoder needs many times the memory of the diffusion model
         images = [self.autoencoder.decode_latents(latent[None]) for latent in self.diffusion.restore(latents)]
-        return torch.cat(images).float().clamp(0, 1).cpu().numpy()
+        drawn = torch.cat(images).float().clamp(0, 1).cpu().numpy()
+        if not np.isfinite(drawn).all():
+            raise NeoNetError("NOT_FINITE", "The model has drawn values that are no numbers.",
+                              "Lower the guidance, if it is high; else the model's training has diverged.")
+        return drawn
 
     def _noise(self, noisy: torch.Tensor, at: torch.Tensor, classes: torch.Tensor,
                embedding: torch.Tensor | None) -> torch.Tensor:

@@ -7,6 +7,7 @@ A sampler knows nothing of networks: it takes any function that predicts the noi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -35,9 +36,11 @@ def build_scheduler(sampler: str, settings: DiffusionSettings) -> Any:
     if sampler == "ddpm":
         return diffusers.DDPMScheduler(**common, clip_sample=False, timestep_spacing="trailing")
     if sampler == "ddim":
-        # the last step ends at noise 0 (set_alpha_to_one), the first begins at the last time step (trailing): what is
-        # drawn there is pure noise (Lin 2024)
-        return diffusers.DDIMScheduler(**common, clip_sample=False, set_alpha_to_one=True, timestep_spacing="trailing")
+        # DDIM is DPM-Solver of first order (Lu 2022, section 4.1). diffusers' DDIMScheduler takes whole steps of
+        # timesteps // steps: with 150 steps the mean of a Gaussian comes out 6 % too small, with 600 28 %. The first
+        # step begins at the last time step (trailing): what is drawn there is pure noise (Lin 2024)
+        return diffusers.DPMSolverMultistepScheduler(**common, algorithm_type="dpmsolver++", solver_order=1,
+                                                     timestep_spacing="trailing", final_sigmas_type="zero")
     if sampler == "dpm-solver++":
         # steps at equal distances of the log signal-to-noise ratio, as its paper takes them: at equal distances of time
         # 25 steps give a standard deviation of 0.5 11 % too small, these 0.3 % too large
@@ -53,6 +56,7 @@ def add_noise(latents: torch.Tensor, noise: torch.Tensor, steps: torch.Tensor,
     return kept.sqrt() * latents + (1 - kept).sqrt() * noise
 
 
+@lru_cache(maxsize=8)
 def signal_share(settings: DiffusionSettings) -> torch.Tensor:
     """a_t of every time step, (timesteps,) float32: the share of the signal's variance that is left."""
     betas = torch.linspace(settings.beta_start**0.5, settings.beta_end**0.5, settings.timesteps,

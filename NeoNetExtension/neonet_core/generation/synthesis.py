@@ -89,8 +89,8 @@ def balancing_requests(patches: Patches, case_ids: Sequence[str], settings: Synt
         donor = int(order[number % len(order)])
         rng = np.random.default_rng(derive_seed(seed, 1, number))
         _, transform = vary_anatomy(patches.masks[donor], patches.spacings[donor], rng, flips=settings.flips,
-                                        scale=settings.scale, elastic_mm=settings.elastic_mm,
-                                        smoothness_mm=settings.smoothness_mm)
+                                    scale=settings.scale, elastic_mm=settings.elastic_mm,
+                                    smoothness_mm=settings.smoothness_mm)
         requests.append(SampleRequest(f"sample-{number:04d}", case_ids[donor], patches.masks[donor], outcome,
                                       derive_seed(seed, 2, number), np.diag([*patches.spacings[donor], 1.0]),
                                       transform))
@@ -200,12 +200,14 @@ def _lineage(request: SampleRequest, settings: SynthSettings, origin: Mapping[st
 
 
 def _is_there(path: Path, lineage: Mapping[str, Any]) -> bool:
-    if not path.is_file():
+    """Whether a sample lies there whole."""
+    parts = (path, path.with_suffix(".nii.gz"), path.with_name(f"{path.stem}_mask.nii.gz"))
+    if not all(part.is_file() for part in parts):
         return False
     before = read_json(path)
     if {**before, "neonet": ""} != {**lineage, "neonet": ""}:
         raise NeoNetError("EXISTS", f"{path.parent} holds a {path.stem} of another mask, seed, sampler or model.",
-                          "Choose another folder with --out.")
+                          "Choose another folder, or remove this one.")
     return True
 
 
