@@ -63,9 +63,9 @@ def step_times(preset: Preset, device: torch.device, runs: int) -> tuple[float, 
     classes = torch.zeros(len(images), dtype=torch.int64, device=device)
 
     def step(batch: torch.Tensor) -> None:
-        noise, steps, noisy = noised(diffusion, batch, preset.ldm)
+        target, steps, noisy = noised(diffusion, batch)
         optimizer.zero_grad(set_to_none=True)
-        torch.nn.functional.mse_loss(diffusion(noisy, steps, classes), noise).backward()
+        torch.nn.functional.mse_loss(diffusion(noisy, steps, classes), target).backward()
         optimizer.step()
 
     def encode_and_step() -> None:

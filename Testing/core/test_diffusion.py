@@ -13,7 +13,7 @@ from neonet_core.generation.controlnet import build_control, control_residuals, 
 from neonet_core.generation.diffusion import UNKNOWN_CLASS, LatentDiffusion, classes_of, hide_classes, train_diffusion
 from neonet_core.generation.generator import Generator
 from neonet_core.generation.latents import CachedLatents
-from neonet_core.generation.schedulers import SAMPLERS, add_noise, build_scheduler, draw, signal_share
+from neonet_core.generation.schedulers import SAMPLERS, add_noise, build_scheduler, draw, signal_and_noise, signal_share
 from neonet_core.presets import load_preset
 from neonet_core.training.patches import VIEWS, cut_patches
 
@@ -346,3 +346,29 @@ def test_wrong_masks_are_said(spoil, code):
     with pytest.raises(NeoNetError) as caught:
         generate(trained_looking(), spoil(some_masks()))
     assert caught.value.code == code
+
+
+# What the network predicts
+
+
+@pytest.mark.parametrize("prediction", ["noise", "velocity"])
+def test_the_right_output_gives_the_noise_back(prediction):
+    settings = TINY.ldm.model_copy(update={"prediction": prediction})
+    diffusion = LatentDiffusion(2, settings)
+    latents, noise, steps = torch.randn(3, 2, 4, 4, 4), torch.randn(3, 2, 4, 4, 4), torch.tensor([0, 500, 999])
+    noisy = add_noise(latents, noise, steps, settings)
+    output = diffusion.target(latents, noise, steps)
+    torch.testing.assert_close(diffusion.noise_of(output, noisy, steps), noise, rtol=1e-4, atol=1e-5)
+
+
+def test_an_error_in_the_velocity_does_not_grow_at_the_noisiest_steps():
+    """x0 = (noisy - sqrt(1 - a) noise) / sqrt(a): an error in the noise is divided by a small sqrt(a)."""
+    latents, noise, steps = torch.randn(1, 2, 4, 4, 4), torch.randn(1, 2, 4, 4, 4), torch.tensor([999])
+    signal, spread = signal_and_noise(steps, PAPER, latents)
+    errors = {}
+    for prediction in ("noise", "velocity"):
+        diffusion = LatentDiffusion(2, TINY.ldm.model_copy(update={"prediction": prediction}))
+        noisy = add_noise(latents, noise, steps, PAPER)
+        found = diffusion.noise_of(diffusion.target(latents, noise, steps) + 0.1, noisy, steps)
+        errors[prediction] = ((noisy - spread * found) / signal - latents).abs().mean().item()
+    assert errors["velocity"] < 0.11 and errors["noise"] > 5 * errors["velocity"]

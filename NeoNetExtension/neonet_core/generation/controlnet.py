@@ -100,7 +100,7 @@ def control_residuals(control: torch.nn.Module, noisy: torch.Tensor, steps: torc
 def train_control(diffusion: LatentDiffusion, training: CachedLatents, stopping: CachedLatents | None,
                   settings: ControlSettings, factor: int, folder: Path, seed: int, device: torch.device,
                   events: Events, stage: str) -> tuple[ControlNet, Fit]:
-    """Train ControlNet with the diffusion model frozen: mean squared error of the predicted noise.
+    """Train ControlNet with the diffusion model frozen; the loss is the diffusion model's own.
 
     Parameters
     ----------
@@ -120,9 +120,9 @@ def train_control(diffusion: LatentDiffusion, training: CachedLatents, stopping:
                                                                   diffusion.settings.class_embedding))
 
     def loss(model: torch.nn.Module, batch: LatentBatch) -> torch.Tensor:
-        noise, steps, noisy = noised(diffusion, batch.latents, diffusion.settings)
+        target, steps, noisy = noised(diffusion, batch.latents)
         classes = hide_classes(classes_of(batch.outcomes), diffusion.settings.class_dropout)
-        return torch.nn.functional.mse_loss(predict(model, noisy, steps, classes, batch.masks).float(), noise)
+        return torch.nn.functional.mse_loss(predict(model, noisy, steps, classes, batch.masks).float(), target)
 
     def measure(model: torch.nn.Module) -> dict[str, float]:
         assert stopping is not None

@@ -12,7 +12,7 @@ from monai.networks.nets import DiffusionModelUNet
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Events
 from neonet_core.generation.latents import CachedLatents, LatentBatch
-from neonet_core.generation.schedulers import add_noise
+from neonet_core.generation.schedulers import add_noise, signal_and_noise
 from neonet_core.presets import DiffusionSettings, Training
 from neonet_core.training.loop import Fit, Validation, derive_seed, fit, seed_everything
 
@@ -61,13 +61,28 @@ class LatentDiffusion(torch.nn.Module):
         """The autoencoder's latents (N, C, x, y, z) -> mean 0, standard deviation 1 over the training latents."""
         return (latents - _by_channel(self.latent_mean)) / _by_channel(self.latent_std)
 
+    def target(self, latents: torch.Tensor, noise: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        """What the network should predict for standardised latents: the noise, or the velocity
+        sqrt(a) noise - sqrt(1 - a) latents (Salimans & Ho 2022, appendix D)."""
+        if self.settings.prediction == "noise":
+            return noise
+        signal, spread = signal_and_noise(steps, self.settings, latents)
+        return signal * noise - spread * latents
+
+    def noise_of(self, output: torch.Tensor, noisy: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        """The noise in `noisy` by the network's output: itself, or sqrt(1 - a) noisy + sqrt(a) velocity."""
+        if self.settings.prediction == "noise":
+            return output
+        signal, spread = signal_and_noise(steps, self.settings, noisy)
+        return spread * noisy + signal * output
+
     def restore(self, latents: torch.Tensor) -> torch.Tensor:
         """The inverse of `standardise`."""
         return latents * _by_channel(self.latent_std) + _by_channel(self.latent_mean)
 
     def forward(self, noisy: torch.Tensor, steps: torch.Tensor, classes: torch.Tensor,
                 residuals: Residuals | None = None) -> torch.Tensor:
-        """Predict the noise.
+        """Predict the noise or the velocity, as the settings say; see `noise_of`.
 
         Parameters
         ----------
@@ -130,7 +145,9 @@ def hide_classes(classes: torch.Tensor, share: float) -> torch.Tensor:
 
 def train_diffusion(training: CachedLatents, stopping: CachedLatents | None, settings: DiffusionSettings, folder: Path,
                     seed: int, device: torch.device, events: Events, stage: str) -> tuple[LatentDiffusion, Fit]:
-    """Train the diffusion model: mean squared error of the predicted noise at random time steps (Ho 2020, equation 14).
+    """Train the diffusion model: mean squared error of the predicted noise (or velocity) at random time steps.
+
+    Ho 2020, equation 14.
 
     Parameters
     ----------
@@ -143,9 +160,9 @@ def train_diffusion(training: CachedLatents, stopping: CachedLatents | None, set
     diffusion.set_statistics(*(value.cpu() for value in training.statistics()))
 
     def loss(model: torch.nn.Module, batch: LatentBatch) -> torch.Tensor:
-        noise, steps, noisy = noised(diffusion, batch.latents, settings)
+        target, steps, noisy = noised(diffusion, batch.latents)
         classes = hide_classes(classes_of(batch.outcomes), settings.class_dropout)
-        return torch.nn.functional.mse_loss(model(noisy, steps, classes).float(), noise)
+        return torch.nn.functional.mse_loss(model(noisy, steps, classes).float(), target)
 
     def measure(model: torch.nn.Module) -> dict[str, float]:
         assert stopping is not None
@@ -160,13 +177,14 @@ def train_diffusion(training: CachedLatents, stopping: CachedLatents | None, set
     return diffusion, result
 
 
-def noised(diffusion: LatentDiffusion, latents: torch.Tensor,
-           settings: DiffusionSettings) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Standardised latents with noise of random time steps: (noise, steps, noisy latents)."""
+def noised(diffusion: LatentDiffusion,
+           latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Latents with noise of random time steps: (what the network should predict, steps, noisy standardised latents)."""
     standardised = diffusion.standardise(latents)
     noise = torch.randn_like(standardised)
-    steps = torch.randint(settings.timesteps, (len(latents),), device=latents.device)
-    return noise, steps, add_noise(standardised, noise, steps, settings)
+    steps = torch.randint(diffusion.settings.timesteps, (len(latents),), device=latents.device)
+    return (diffusion.target(standardised, noise, steps), steps,
+            add_noise(standardised, noise, steps, diffusion.settings))
 
 
 def batches_of(training: CachedLatents, settings: Training, seed: int) -> Callable[[int], Iterator[LatentBatch]]:
@@ -174,13 +192,14 @@ def batches_of(training: CachedLatents, settings: Training, seed: int) -> Callab
     return lambda epoch: training.batches(seed, epoch, settings.batch_size)
 
 
-NoisePrediction = Callable[[LatentBatch, torch.Tensor, torch.Tensor], torch.Tensor]
-"""(batch, noisy latents, steps) -> predicted noise."""
+Prediction = Callable[[LatentBatch, torch.Tensor, torch.Tensor], torch.Tensor]
+"""(batch, noisy latents, steps) -> the network's output."""
 
 
-def noise_error(held_out: CachedLatents, diffusion: LatentDiffusion, predict: NoisePrediction,
+def noise_error(held_out: CachedLatents, diffusion: LatentDiffusion, predict: Prediction,
                 seed: int) -> dict[str, float]:
-    """Mean squared error of the predicted noise on held-out latents, always with the same noise and time steps."""
+    """Mean squared error of the predicted noise (or velocity) on held-out latents, always with the same noise and time
+    steps; 1 is that of predicting no noise."""
     settings = diffusion.settings
     generator = torch.Generator().manual_seed(seed)
     steps = torch.linspace(0, settings.timesteps - 1, VALIDATION_STEPS + 2)[1:-1].round().long()
@@ -189,8 +208,10 @@ def noise_error(held_out: CachedLatents, diffusion: LatentDiffusion, predict: No
         batch = held_out.batch([index] * VALIDATION_STEPS, [0] * VALIDATION_STEPS)
         noise = torch.randn(batch.latents.shape, generator=generator).to(batch.latents.device)
         at = steps.to(batch.latents.device)
-        noisy = add_noise(diffusion.standardise(batch.latents), noise, at, settings)
-        errors.append(torch.nn.functional.mse_loss(predict(batch, noisy, at).float(), noise).item())
+        latents = diffusion.standardise(batch.latents)
+        noisy = add_noise(latents, noise, at, settings)
+        errors.append(torch.nn.functional.mse_loss(predict(batch, noisy, at).float(),
+                                                   diffusion.target(latents, noise, at)).item())
     return {"noise_error": float(np.mean(errors))}
 
 

@@ -120,7 +120,7 @@ class Generator:
         if self.control is not None and embedding is not None:
             residuals = control_residuals(self.control, noisy, at, classes, embedding,
                                           self.diffusion.settings.class_embedding)
-        return self.diffusion(noisy, at, classes, residuals)
+        return self.diffusion.noise_of(self.diffusion(noisy, at, classes, residuals), noisy, at)
 
 
 def check_masks(masks: np.ndarray, patch_size: Sequence[int], needs_tumour: bool = True) -> None:

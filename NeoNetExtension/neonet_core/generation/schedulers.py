@@ -52,8 +52,15 @@ def build_scheduler(sampler: str, settings: DiffusionSettings) -> Any:
 def add_noise(latents: torch.Tensor, noise: torch.Tensor, steps: torch.Tensor,
               settings: DiffusionSettings) -> torch.Tensor:
     """q(x_t | x_0): sqrt(a_t) x_0 + sqrt(1 - a_t) noise, with a_t the cumulative product (Ho 2020, equation 4)."""
-    kept = signal_share(settings).to(latents.device)[steps].view(-1, *[1] * (latents.ndim - 1))
-    return kept.sqrt() * latents + (1 - kept).sqrt() * noise
+    signal, spread = signal_and_noise(steps, settings, latents)
+    return signal * latents + spread * noise
+
+
+def signal_and_noise(steps: torch.Tensor, settings: DiffusionSettings,
+                     like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """sqrt(a_t) and sqrt(1 - a_t) of each step (N,), in a shape that multiplies `like` (N, ...)."""
+    kept = signal_share(settings).to(like.device)[steps].view(-1, *[1] * (like.ndim - 1))
+    return kept.sqrt(), (1 - kept).sqrt()
 
 
 @lru_cache(maxsize=8)
