@@ -1,19 +1,25 @@
 """Draws the README's pictures from real output: `make picture`."""
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
+from neonet_core.bundle import load_bundle
 from neonet_core.demo import run_demo
+from neonet_core.experiment.pictures import patch_gallery
 from neonet_core.figures import png
 from neonet_core.phantom import draw_severity, simulate_case
 from neonet_core.pipeline import cut_patch
 from neonet_core.presets import CropSettings
+from neonet_core.training.patches import Patches
 from neonet_core.volume import to_canonical
 
 HERE = Path(__file__).parent
+GENERATED = ((0, 901), (1, 902), (0, 903), (1, 904))
 SHOWN = ((0, 3), (0, 12), (1, 7), (1, 5))  # PNI and seed
 
 
@@ -45,6 +51,24 @@ def phantoms() -> None:
     (HERE / "phantoms.png").write_bytes(png(figure))
 
 
+def patches() -> None:
+    """`patches.png`: simulated patients, their masks, and what the built-in bundle's generator makes of these masks."""
+    bundle = load_bundle("demo")
+    preset, (member, generator) = bundle.record.preset, bundle.generators(torch.device("cpu"))[0]
+    cut, samples = [], []
+    for pni, seed in GENERATED:
+        case = simulate_case(pni, seed, size="full")
+        patch = cut_patch(case.image, case.label_map, preset.crop, member.crop_spacing)
+        cut.append(patch)
+        samples.append(generator.generate(patch.masks[None], [pni], [seed], sampler=preset.synth.sampler,
+                                          steps=preset.synth.steps)[0])
+    real = Patches(np.stack([patch.image.array[None] for patch in cut]), np.stack([patch.masks for patch in cut]),
+                   np.array([pni for pni, _ in GENERATED]), np.array([patch.image.spacing for patch in cut]))
+    shown = {"NeoGen (bundle demo)": replace(real, images=np.stack(samples))}
+    (HERE / "patches.png").write_bytes(png(patch_gallery(real, range(len(cut)), shown)))
+
+
 if __name__ == "__main__":
     phantoms()
     demo_case()
+    patches()

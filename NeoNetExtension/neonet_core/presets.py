@@ -122,7 +122,7 @@ class ClsSettings(Training):
 class DiffusionSettings(Training):
     """The diffusion model of NeoGen, on latents (stage ``ldm``)."""
 
-    channels: Channels = (128, 256, 512)
+    channels: Channels = (64, 128, 256)
     residual_blocks: int = Field(2, gt=0)
     attention_levels: Annotated[tuple[bool, ...], Field(min_length=1)] = (False, True, True)
     head_channels: int = Field(64, gt=0)

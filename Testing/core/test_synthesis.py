@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from neonet_core.bundle import ModelCard
+from neonet_core.bundle import ModelCard, load_bundle
 from neonet_core.cli import main
 from neonet_core.cohort import read_manifest
 from neonet_core.errors import NeoNetError
+from neonet_core.evaluation.dice import dice
 from neonet_core.events import Silent
 from neonet_core.experiment.export import export_bundle
+from neonet_core.experiment.images import label_patch
 from neonet_core.experiment.train import train
 from neonet_core.generate import generate
 from neonet_core.generation import synthesis
@@ -25,6 +27,7 @@ from neonet_core.generation.synthesis import (
     share_of,
     write_samples,
 )
+from neonet_core.phantom import simulate_case
 from neonet_core.pipeline import cut_masks
 from neonet_core.presets import load_preset
 from neonet_core.training.patches import cut_patches
@@ -349,3 +352,30 @@ def test_a_bundle_without_generator_is_said(tiny_run, label_map, tmp_path):
     with pytest.raises(NeoNetError) as caught:
         generate([label_map], tmp_path / "out", bundle=bundle, device="cpu")
     assert caught.value.code == "NO_GENERATOR"
+
+
+# The built-in bundle
+
+
+def test_demo_draws_tumours_where_its_own_segmentor_finds_them():
+    """Simulated cases that it has never seen, from mask to sample to label map."""
+    bundle = load_bundle("demo")
+    member, generator = bundle.generators(torch.device("cpu"))[0]
+    segmentor, synth = bundle.segmentors(torch.device("cpu"))[0], bundle.record.preset.synth
+    found = []
+    for pni, seed in ((0, 4001), (1, 4002), (0, 4003)):
+        case = simulate_case(pni, seed, size="small")
+        patch = cut_masks(case.label_map, bundle.record.preset.crop, member.crop_spacing)
+        sample = generator.generate(patch.masks[None], [pni], [seed], sampler=synth.sampler, steps=synth.steps)[0, 0]
+        labels = label_patch(sample, np.linalg.norm(patch.affine[:3, :3], axis=0), segmentor, torch.device("cpu"))
+        found.append(dice(labels == 2, patch.masks[1] == 1))
+        assert sample[patch.masks[1] == 1].mean() < sample[(patch.masks[0] == 1) & (patch.masks[1] == 0)].mean() - 0.2
+    assert np.mean(found) >= 0.6
+
+
+@pytest.mark.parametrize("size", ["small", "full"])
+def test_demo_holds_its_own_figures_of_the_generator(size):
+    figures = load_bundle("demo").record.metrics["unseen_phantoms"][size]["generator"]
+    assert figures["dice_tumour"] >= 0.6 and figures["samples"] >= 16
+    for region in ("tumour", "liver", "background"):
+        assert abs(figures[region]["samples"] - figures[region]["real"]) < 0.1
