@@ -64,7 +64,7 @@ def patches() -> None:
                                           steps=preset.synth.steps)[0])
     real = Patches(np.stack([patch.image.array[None] for patch in cut]), np.stack([patch.masks for patch in cut]),
                    np.array([pni for pni, _ in GENERATED]), np.array([patch.image.spacing for patch in cut]))
-    shown = {"NeoGen (bundle demo)": replace(real, images=np.stack(samples))}
+    shown = {"NeoGen": replace(real, images=np.stack(samples))}
     (HERE / "patches.png").write_bytes(png(patch_gallery(real, range(len(cut)), shown)))
 
 

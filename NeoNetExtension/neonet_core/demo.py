@@ -157,9 +157,10 @@ def measure_generator(bundle: Bundle, cohort: Cohort, device: str = "auto",
     dict
         ``samples``; for tumour, liver and background the mean intensity of real patches and samples, and the share of
         samples within 2 standard deviations of the real mean (``share_within``); ``share_within_all``; the mean Dice of
-        the samples, segmented again by the bundle's own NeoSeg, against their masks.
+        the samples, segmented again by the bundle's own NeoSeg, against their masks, and the same of the real patches:
+        a patch shows less than the whole image that NeoSeg was trained on.
     """
-    from neonet_core.evaluation.mask_agreement import mask_agreement
+    from neonet_core.evaluation.mask_agreement import mask_agreement, resegmentation_dice
     from neonet_core.experiment.images import label_patch
     from neonet_core.pipeline import cut_patch
     from neonet_core.training.device import choose_device
@@ -168,7 +169,7 @@ def measure_generator(bundle: Bundle, cohort: Cohort, device: str = "auto",
     preset = bundle.record.preset
     member, generator = bundle.generators(chosen)[0]
     segmentor = bundle.segmentors(chosen)[0]
-    real, masks, samples, labels = [], [], [], []
+    real, masks, samples, labels, spacing = [], [], [], [], []
     for number, case in enumerate(track(cohort.cases[:GENERATED], f"test the generator of {bundle.name}", events)):
         patch = cut_patch(*load_case(case), preset.crop, member.crop_spacing)
         sample = generator.generate(patch.masks[None], [case.outcome], [number], sampler=preset.synth.sampler,
@@ -176,7 +177,11 @@ def measure_generator(bundle: Bundle, cohort: Cohort, device: str = "auto",
         real.append(patch.image.array[None])
         masks.append(patch.masks)
         samples.append(sample)
+        spacing.append(patch.image.spacing)
         labels.append(label_patch(sample[0], patch.image.spacing, segmentor, chosen))
+    spacings = iter(spacing)
+    of_real = resegmentation_dice(np.stack(real), np.stack(masks),
+                                  lambda patch: label_patch(patch, next(spacings), segmentor, chosen))
     in_turn = iter(labels)
     agreement = mask_agreement(np.stack(samples), np.stack(masks), np.stack(real), np.stack(masks),
                                lambda _patch: next(in_turn))
@@ -185,4 +190,5 @@ def measure_generator(bundle: Bundle, cohort: Cohort, device: str = "auto",
                       "share_within": agreement["regions"][name]["share_within"]}
                for name in ("tumour", "liver", "background")}
     return {"samples": len(samples), **regions, "share_within_all": agreement["share_within_all"],
-            "dice_tumour": agreement["dice"]["tumour"]["mean"], "dice_liver": agreement["dice"]["liver"]["mean"]}
+            "dice_tumour": agreement["dice"]["tumour"]["mean"], "dice_liver": agreement["dice"]["liver"]["mean"],
+            "dice_tumour_of_real": of_real["tumour"]["mean"], "dice_liver_of_real": of_real["liver"]["mean"]}
