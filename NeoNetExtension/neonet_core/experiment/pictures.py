@@ -14,7 +14,8 @@ TILE_INCHES = 1.7
 MASK_GREYS = (0.0, 0.35, 0.8)
 
 
-def patch_gallery(real: Patches, cases: Sequence[int], synthetic: Mapping[str, Patches]) -> Figure:
+def patch_gallery(real: Patches, cases: Sequence[int], synthetic: Mapping[str, Patches],
+                  outcome_name: str = "pni") -> Figure:
     """Axial slices through the middle of the tumour: real patch, its mask, and each generator's sample on that mask.
 
     Parameters
@@ -24,6 +25,8 @@ def patch_gallery(real: Patches, cases: Sequence[int], synthetic: Mapping[str, P
         Which of `real`, one row each.
     synthetic : mapping of str to Patches
         By the generator's name; in the order of `cases`.
+    outcome_name : str
+        The cohort's outcome column: 0 and 1 are written with its name.
     """
     titles = ["real", "mask", *(f"{name}, synthetic" for name in synthetic)]
     _, _, x, y, _ = real.images.shape
@@ -35,7 +38,7 @@ def patch_gallery(real: Patches, cases: Sequence[int], synthetic: Mapping[str, P
     for row, case in enumerate(cases):
         masks = real.masks[case]
         level = int(np.argmax(masks[1].sum(axis=(0, 1))))
-        outcome = {0: "PNI-negative", 1: "PNI-positive"}.get(int(real.outcomes[case]), "")
+        outcome = f"{outcome_name} {int(real.outcomes[case])}" if real.outcomes[case] >= 0 else ""
         labels = masks.sum(axis=0)[:, :, level].astype(np.uint8)
         tiles = [real.images[case, 0, :, :, level], np.choose(labels, MASK_GREYS),
                  *(patches.images[row, 0, :, :, level] for patches in synthetic.values())]

@@ -107,5 +107,5 @@ def _write_gallery(run: Run, fold: int, out: Path) -> bool:
     columns = {AUTOENCODERS[kind]: read_samples([samples[name] for name in names])[0]
                for kind, samples in drawn.items()}
     cases = [real.held_out_ids.index(name) for name in names]
-    write_bytes(out / "patches.png", png(patch_gallery(real.held_out, cases, columns), None))
+    write_bytes(out / "patches.png", png(patch_gallery(real.held_out, cases, columns, run.settings()["outcome"]), None))
     return True
