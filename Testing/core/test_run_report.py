@@ -73,7 +73,8 @@ def test_each_row_of_the_picture_is_one_patient(run, monkeypatch, tmp_path):
     """Also where the generators' samples lie in different orders."""
     shown = {}
     monkeypatch.setattr("neonet_core.experiment.report.patch_gallery",
-                        lambda real, cases, columns: shown.update(real=real, cases=cases, columns=columns))
+                        lambda real, cases, columns, outcome_name: shown.update(
+                            real=real, cases=cases, columns=columns, outcome_name=outcome_name))
     monkeypatch.setattr("neonet_core.experiment.report.png", lambda *_: b"")
     copy = tmp_path / "run"
     shutil.copytree(run.folder, copy)
@@ -85,6 +86,7 @@ def test_each_row_of_the_picture_is_one_patient(run, monkeypatch, tmp_path):
         (folder / "kept").rename(second)
     assert _write_gallery(Run(copy), 0, tmp_path)
     assert set(shown["columns"]) == {"NeoGen", "QNeoGen"} and len(shown["cases"]) == 2
+    assert shown["outcome_name"] == "pni", "the cohort's own outcome, not always PNI"
     for samples in shown["columns"].values():
         assert np.array_equal(samples.masks, shown["real"].masks[shown["cases"]])
 
