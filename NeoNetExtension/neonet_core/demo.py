@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,30 +162,27 @@ def measure_generator(bundle: Bundle, cohort: Cohort, device: str = "auto",
         a patch shows less than the whole image that NeoSeg was trained on.
     """
     from neonet_core.evaluation.mask_agreement import mask_agreement, resegmentation_dice
-    from neonet_core.experiment.images import label_patch
+    from neonet_core.experiment.images import segmented_in_turn
     from neonet_core.pipeline import cut_patch
     from neonet_core.training.device import choose_device
+    from neonet_core.training.patches import Patches
 
     events, chosen = events or Silent(), choose_device(device)
     preset = bundle.record.preset
     member, generator = bundle.generators(chosen)[0]
     segmentor = bundle.segmentors(chosen)[0]
-    real, masks, samples, labels, spacing = [], [], [], [], []
-    for number, case in enumerate(track(cohort.cases[:GENERATED], f"test the generator of {bundle.name}", events)):
-        patch = cut_patch(*load_case(case), preset.crop, member.crop_spacing)
-        sample = generator.generate(patch.masks[None], [case.outcome], [number], sampler=preset.synth.sampler,
-                                    steps=preset.synth.steps, guidance=preset.synth.guidance)[0]
-        real.append(patch.image.array[None])
-        masks.append(patch.masks)
-        samples.append(sample)
-        spacing.append(patch.image.spacing)
-        labels.append(label_patch(sample[0], patch.image.spacing, segmentor, chosen))
-    spacings = iter(spacing)
-    of_real = resegmentation_dice(np.stack(real), np.stack(masks),
-                                  lambda patch: label_patch(patch, next(spacings), segmentor, chosen))
-    in_turn = iter(labels)
-    agreement = mask_agreement(np.stack(samples), np.stack(masks), np.stack(real), np.stack(masks),
-                               lambda _patch: next(in_turn))
+    cases = cohort.cases[:GENERATED]
+    cut = [cut_patch(*load_case(case), preset.crop, member.crop_spacing) for case in cases]
+    real = Patches(np.stack([patch.image.array[None] for patch in cut]), np.stack([patch.masks for patch in cut]),
+                   np.array([case.outcome for case in cases]), np.array([patch.image.spacing for patch in cut]))
+    samples = replace(real, images=np.concatenate([
+        generator.generate(patch.masks[None], [case.outcome], [number], sampler=preset.synth.sampler,
+                           steps=preset.synth.steps, guidance=preset.synth.guidance)
+        for number, (patch, case) in enumerate(track(list(zip(cut, cases, strict=True)),
+                                                     f"test the generator of {bundle.name}", events))]))
+    agreement = mask_agreement(samples.images, samples.masks, real.images, real.masks,
+                               segmented_in_turn(samples, segmentor, chosen))
+    of_real = resegmentation_dice(real.images, real.masks, segmented_in_turn(real, segmentor, chosen))
     regions = {name: {"real": agreement["regions"][name]["real"]["mean"],
                       "samples": agreement["regions"][name]["synthetic"]["mean"],
                       "share_within": agreement["regions"][name]["share_within"]}

@@ -100,8 +100,7 @@ def _requests(label_map: Volume, number: int, samples: range, model: Bundle, mem
               seed: int, outcome: int, vary: bool, tumour_at: Point | None, crop_center: Point | None,
               events: Events) -> list[Any]:
     """What is to be drawn for one label map."""
-    from neonet_core.generation.masks import vary_anatomy
-    from neonet_core.generation.synthesis import SampleRequest
+    from neonet_core.generation.synthesis import SampleRequest, draw_transform
     from neonet_core.training.loop import derive_seed
 
     patch = cut_masks(label_map, model.record.preset.crop, member.crop_spacing, tumour_at=tumour_at,
@@ -114,12 +113,7 @@ def _requests(label_map: Volume, number: int, samples: range, model: Bundle, mem
     requests = []
     # varying a mask of 96 x 96 x 48 takes about a second
     for sample in track(samples, "vary masks", events) if vary else samples:
-        transform: dict[str, Any] = {}
-        if vary:
-            _, transform = vary_anatomy(
-                patch.masks, spacing, np.random.default_rng(derive_seed(seed, number, sample, 0)),
-                flips=settings.flips, scale=settings.scale, elastic_mm=settings.elastic_mm,
-                smoothness_mm=settings.smoothness_mm)
+        transform = draw_transform(patch.masks, spacing, settings, derive_seed(seed, number, sample, 0)) if vary else {}
         requests.append(SampleRequest(f"label-{number + 1:02d}-sample-{sample:04d}", origin, patch.masks, outcome,
                                       derive_seed(seed, number, sample, 1), patch.affine, transform))
     return requests

@@ -381,3 +381,16 @@ def test_demo_holds_its_own_figures_of_the_generator(size):
     assert figures["samples"] >= 16 and figures["dice_tumour"] > 0.8 * figures["dice_tumour_of_real"]
     for region in ("tumour", "liver", "background"):
         assert abs(figures[region]["samples"] - figures[region]["real"]) < 0.1
+
+
+# The perceptual term
+
+
+def test_the_perceptual_term_reads_the_folds_own_segmentor(blob_cohort, tmp_path):
+    preset = load_preset("tiny", ["vae.perceptual_weight=0.1"])
+    with pytest.raises(NeoNetError) as caught:
+        train(read_manifest(blob_cohort), preset, tmp_path / "run", folds=(0,), device="cpu", stages=("vae",))
+    assert caught.value.code == "NO_SEG"
+    run = train(read_manifest(blob_cohort), preset, tmp_path / "run", folds=(0,), device="cpu", stages=("seg", "vae"))
+    inputs = json.loads((run.stage_folder(0, "vae") / "inputs.json").read_text(encoding="utf-8"))
+    assert set(inputs["after"]) == {"seg-unet"} and run.current(0, "vae") is not None

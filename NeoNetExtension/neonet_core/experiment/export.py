@@ -15,7 +15,7 @@ from neonet_core.bundle import NAME_PATTERN, Bundle, BundleRecord, Member, Model
 from neonet_core.classification.pattennet import PattenNet
 from neonet_core.errors import NeoNetError
 from neonet_core.experiment.predictions import classifier_stage
-from neonet_core.experiment.run import Run
+from neonet_core.experiment.run import Run, segmentor_stage
 from neonet_core.experiment.summary import summarise
 from neonet_core.generation.autoencoder import FeatureEncoder, LatentDecoder, build_autoencoder
 from neonet_core.generation.controlnet import build_control
@@ -82,7 +82,7 @@ def export_bundle(run: Run, out: Path, *, name: str, card: ModelCard, version: s
 
 
 def _export_member(run: Run, preset: Preset, fold: int, folder: Path, half: bool, classifier: str) -> Member | None:
-    stages = {"seg": f"seg-{preset.seg.network.lower()}", "encoder": "vae", "cls": classifier}
+    stages = {"seg": segmentor_stage(preset), "encoder": "vae", "cls": classifier}
     if run.done(fold, "controlnet-vae") is not None:
         stages |= {"decoder": "vae", "ldm": "ldm-vae", "controlnet": "controlnet-vae"}
     values: dict[str, Any] = {}

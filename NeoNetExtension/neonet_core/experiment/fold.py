@@ -20,7 +20,7 @@ from neonet_core.errors import NeoNetError
 from neonet_core.events import Events
 from neonet_core.experiment.predictions import Prediction, classifier_stage
 from neonet_core.experiment.ranges import cohort_ranges
-from neonet_core.experiment.run import Run, outputs_hash, run_stage, section_of
+from neonet_core.experiment.run import Run, outputs_hash, run_stage, section_of, segmentor_stage
 from neonet_core.preprocessing import resolve_spacing
 from neonet_core.presets import AutoencoderSettings, Preset, SegSettings
 from neonet_core.segmentation.networks import NETWORKS, build_segmentor, size_multiple
@@ -31,7 +31,7 @@ from neonet_core.training.patches import Patches, concatenate, cut_patches
 from neonet_core.training.prepared import PreparedCase, PreparedCohort
 
 if TYPE_CHECKING:
-    from neonet_core.generation.autoencoder import Autoencoder, KlAutoencoder
+    from neonet_core.generation.autoencoder import Autoencoder
     from neonet_core.generation.diffusion import LatentDiffusion
     from neonet_core.generation.generator import Generator
     from neonet_core.generation.image_terms import FeatureMaps
@@ -117,7 +117,7 @@ class FoldTraining:
         section, _, kind = stage.partition("-")
         if section in AUTOENCODERS:
             settings: AutoencoderSettings = getattr(self._preset, section)
-            return (self._seg_stage(),) if settings.perceptual_weight > 0 else ()
+            return (segmentor_stage(self._preset),) if settings.perceptual_weight > 0 else ()
         if section == "cls":
             return ("vae",) if stage == classifier_stage(0) else ("vae", "synth-vae")
         return {"ldm": (kind,), "controlnet": (kind, f"ldm-{kind}"),
@@ -180,19 +180,8 @@ class FoldTraining:
     def _patches(self, cases: Sequence[Case]) -> Patches:
         return cut_patches(self._load(cases, self._crop_spacing), self._preset.crop)
 
-    def _seg_stage(self) -> str:
-        return f"seg-{self._preset.seg.network.lower()}"
-
     def _trained_autoencoder(self, kind: str) -> Autoencoder:
         return load_autoencoder(self._run, self._preset, self._fold.number, kind)
-
-    def _trained_kl(self) -> KlAutoencoder:
-        """The autoencoder whose encoder PattenNet reads."""
-        from neonet_core.generation.autoencoder import build_autoencoder
-
-        autoencoder = build_autoencoder(self._preset.vae)
-        load_weights(self._folder("vae") / WEIGHTS, autoencoder)
-        return autoencoder
 
     def _perceptual(self, kind: str) -> FeatureMaps | None:
         """Feature maps of the fold's own NeoSeg, which has seen its training patients alone; None where not needed."""
@@ -200,9 +189,7 @@ class FoldTraining:
 
         if getattr(self._preset, kind).perceptual_weight == 0:
             return None
-        network = build_segmentor(self._preset.seg)
-        load_weights(self._folder(self._seg_stage()) / WEIGHTS, network)
-        network.to(self._device).eval().requires_grad_(False)
+        network = load_segmentor(self._run, self._preset, self._fold.number).to(self._device).requires_grad_(False)
         multiple = size_multiple(self._preset.seg.network, self._preset.seg.channels)
 
         def maps(images: torch.Tensor) -> list[torch.Tensor]:
@@ -326,12 +313,14 @@ class FoldTraining:
     def _classifier(self, ratio: int) -> None:
         from neonet_core.classification.training import classify_patches, train_classifier
         from neonet_core.evaluation.auc import auc
-        from neonet_core.generation.autoencoder import FeatureEncoder
+        from neonet_core.generation.autoencoder import FeatureEncoder, KlAutoencoder
 
         stage = classifier_stage(ratio)
 
         def work(folder: Path, name: str, seed: int) -> dict[str, Any]:
-            encoder = FeatureEncoder(self._trained_kl())
+            autoencoder = self._trained_autoencoder("vae")
+            assert isinstance(autoencoder, KlAutoencoder)
+            encoder = FeatureEncoder(autoencoder)
             learning, synthetic = self._patches(self._fold.learning), self._synthetic(ratio) if ratio else None
             network, result = train_classifier(
                 encoder, concatenate(learning, synthetic) if synthetic is not None else learning,
@@ -349,6 +338,13 @@ class FoldTraining:
                     "ranges": cohort_ranges(self._load(self._fold.training, self._crop_spacing))}
 
         self._run_stage(stage, work)
+
+
+def load_segmentor(run: Run, preset: Preset, fold: int) -> torch.nn.Module:
+    """NeoSeg of a fold, the preset's network, in evaluation mode."""
+    network = build_segmentor(preset.seg)
+    load_weights(run.stage_folder(fold, segmentor_stage(preset)) / WEIGHTS, network)
+    return network.eval()
 
 
 def load_autoencoder(run: Run, preset: Preset, fold: int, kind: str) -> Autoencoder:

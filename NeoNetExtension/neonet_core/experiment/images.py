@@ -23,14 +23,13 @@ from neonet_core.evaluation.image_quality import reconstruction_quality
 from neonet_core.evaluation.mask_agreement import mask_agreement
 from neonet_core.evaluation.perceptual import Lpips, PerceptualMeasure, SegmentorDistance, perceptual_distance
 from neonet_core.events import Events
-from neonet_core.experiment.fold import AUTOENCODERS, WEIGHTS, load_autoencoder, load_generator
-from neonet_core.experiment.run import Run, outputs_hash
+from neonet_core.experiment.fold import AUTOENCODERS, load_autoencoder, load_generator, load_segmentor
+from neonet_core.experiment.run import Run, outputs_hash, segmentor_stage
 from neonet_core.generation.generator import Generator, batches
 from neonet_core.generation.synthesis import read_samples
 from neonet_core.presets import SynthSettings
 from neonet_core.segmentation.inference import Segmentor, predict_probabilities
-from neonet_core.segmentation.networks import build_segmentor, size_multiple
-from neonet_core.training.checkpoint import load_weights
+from neonet_core.segmentation.networks import size_multiple
 from neonet_core.training.files import read_json, sha256_of_file, sha256_of_json, write_json
 from neonet_core.training.patches import Patches, cut_patches
 from neonet_core.training.prepared import open_prepared
@@ -65,6 +64,14 @@ class RealPatches:
     held_out_ids: list[str]
 
 
+@dataclass(frozen=True)
+class RealFeatures:
+    """Features of a fold's real patches, extracted once for all that is compared with them."""
+
+    learning: FeatureSet
+    held_out: FeatureSet
+
+
 def measure_images(run: Run, fold: int, device: torch.device, events: Events, inception: Path | None = None,
                    lpips: Path | None = None) -> dict[str, Any]:
     """Figures of all autoencoders and generators of a fold; kept in ``images.json`` and not computed twice.
@@ -72,8 +79,8 @@ def measure_images(run: Run, fold: int, device: torch.device, events: Events, in
     Parameters
     ----------
     inception, lpips : Path or None
-        Weights as safetensors, for FID and LPIPS. Without them the features of NeoSeg stand in, and the figures are
-        called so.
+        Local weights, for FID (safetensors) and LPIPS (safetensors or npz). Without them the features of NeoSeg stand
+        in, and the figures are called so.
 
     Returns
     -------
@@ -87,12 +94,16 @@ def measure_images(run: Run, fold: int, device: torch.device, events: Events, in
         return {}
     key = sha256_of_json({"form": FORM, "stages": {stage: outputs_hash(record) for stage, record in done.items()},
                           "weights": [path and sha256_of_file(path) for path in (inception, lpips)],
-                          "seg": _output_of(run, fold, _seg_stage(run)) or load_bundle("demo").hash})
+                          "seg": _output_of(run, fold, segmentor_stage(run.preset())) or load_bundle("demo").hash})
     path = run.folder / f"fold-{fold}" / "images.json"
     if path.is_file() and (before := read_json(path)).get("key") == key:
         return before["figures"]
     judges = _judges(run, fold, device, inception, lpips)
     real = real_patches(run, fold, next(stage for stage in done if stage in AUTOENCODERS))
+    features = None
+    if any(stage not in AUTOENCODERS for stage in done):
+        features = RealFeatures(*(judges.extractor.extract(patches.images, patches.spacings)
+                                  for patches in (real.learning, real.held_out)))
     figures: dict[str, Any] = {"reconstruction": {}, "samples": {}, "judges": {
         "features": judges.extractor.name, "perceptual": judges.perceptual.name, "segmentor": judges.segmentor_name}}
     steps = len(done)
@@ -100,10 +111,10 @@ def measure_images(run: Run, fold: int, device: torch.device, events: Events, in
         events.progress(f"fold {fold} images", step, steps)
         if stage in AUTOENCODERS:
             figures["reconstruction"][stage] = _reconstruction(run, fold, stage, real.held_out, judges, device)
-        else:
-            figures["samples"] |= _samples(run, fold, stage.partition("-")[2], real, judges, device)
-    if "synth-vae" in done:
-        figures["copies"] = _copies(run, fold, real, judges)
+        elif features is not None:
+            figures["samples"] |= _samples(run, fold, stage.partition("-")[2], real, features, judges, device)
+    if "synth-vae" in done and features is not None:
+        figures["copies"] = _copies(run, fold, real, features, judges)
     events.progress(f"fold {fold} images", steps, steps)
     write_json(path, {"key": key, "figures": figures})
     return figures
@@ -121,11 +132,9 @@ def _reconstruction(run: Run, fold: int, kind: str, real: Patches, judges: Judge
     return {"patches": quality["patches"], **quality["mean"], "perceptual": perceptual["mean"]}
 
 
-def _samples(run: Run, fold: int, kind: str, real: RealPatches, judges: Judges,
+def _samples(run: Run, fold: int, kind: str, real: RealPatches, of_real: RealFeatures, judges: Judges,
              device: torch.device) -> dict[str, Any]:
     """Table 4: the generator on one autoencoder, with and without ControlNet."""
-    held_out, learning = (judges.extractor.extract(patches.images, patches.spacings)
-                          for patches in (real.held_out, real.learning))
     rows = {}
     for part, suffix in ROWS.items():
         paths = sample_paths(run, fold, kind, part)
@@ -134,8 +143,8 @@ def _samples(run: Run, fold: int, kind: str, real: RealPatches, judges: Judges,
         samples, lineages = read_samples(paths)
         features = judges.extractor.extract(samples.images, samples.spacings)
         agreement = mask_agreement(samples.images, samples.masks, real.learning.images, real.learning.masks,
-                                   _segmented_in_turn(samples, judges.segmentor, device))
-        row = {**_distances(held_out, features, learning), "mask_agreement": agreement}
+                                   segmented_in_turn(samples, judges.segmentor, device))
+        row = {**_distances(of_real.held_out, features, of_real.learning), "mask_agreement": agreement}
         if part == "evaluation":
             generator = load_generator(run, run.preset(), fold, kind, device)
             row["mask_response"] = mask_response(generator, samples, lineages, run.preset().synth)
@@ -153,7 +162,7 @@ def _distances(held_out: FeatureSet, samples: FeatureSet, learning: FeatureSet) 
         return {}
 
 
-def _segmented_in_turn(patches: Patches, segmentor: Segmentor,
+def segmented_in_turn(patches: Patches, segmentor: Segmentor,
                        device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
     """A function that segments the patches in their order: their spacings differ, and it is given the image alone."""
     spacings = iter(patches.spacings)
@@ -208,7 +217,7 @@ def _shifted(mask: np.ndarray, shift: int) -> np.ndarray:
     return moved
 
 
-def _copies(run: Run, fold: int, real: RealPatches, judges: Judges) -> dict[str, Any]:
+def _copies(run: Run, fold: int, real: RealPatches, of_real: RealFeatures, judges: Judges) -> dict[str, Any]:
     """Whether NeoGen's balancing samples, or else those on held-out masks, are copies of training patches."""
     part = next((part for part in ("samples", "evaluation") if sample_paths(run, fold, "vae", part)), None)
     if part is None:
@@ -217,10 +226,9 @@ def _copies(run: Run, fold: int, real: RealPatches, judges: Judges) -> dict[str,
     samples, lineages = read_samples(paths)
     sources = np.array([real.learning_ids.index(lineage["mask_case"]) if lineage["mask_case"] in real.learning_ids
                         else -1 for lineage in lineages])
-    features = tuple(judges.extractor.extract(patches.images, patches.spacings)
-                     for patches in (samples, real.learning, real.held_out))
+    features = judges.extractor.extract(samples.images, samples.spacings)
     return {"part": part, **copies_check(samples.images, real.learning.images, real.held_out.images,
-                                         (features[0], features[1], features[2]), sources)}
+                                         (features, of_real.learning, of_real.held_out), sources)}
 
 
 def sample_paths(run: Run, fold: int, kind: str, part: str) -> list[Path]:
@@ -247,21 +255,15 @@ def _judges(run: Run, fold: int, device: torch.device, inception: Path | None, l
 
 def _segmentor(run: Run, fold: int, device: torch.device) -> tuple[Segmentor, str]:
     """The fold's own NeoSeg, which has seen its training patients alone, or else that of the built-in bundle."""
-    stage = _seg_stage(run)
-    done = run.current(fold, stage)
+    done = run.current(fold, segmentor_stage(run.preset()))
     if done is None:
         segmentor = load_bundle("demo").segmentors(device)[0]
         return segmentor, f"NeoSeg {segmentor.settings.network} (bundle demo)"
     settings = run.preset().seg
-    network = build_segmentor(settings)
-    load_weights(run.stage_folder(fold, stage) / WEIGHTS, network)
+    network = load_segmentor(run, run.preset(), fold).to(device)
     spacing = done["figures"]["spacing"]
-    return (Segmentor(network.to(device).eval(), settings, None if spacing is None else tuple(spacing)),
+    return (Segmentor(network, settings, None if spacing is None else tuple(spacing)),
             f"NeoSeg {settings.network} (fold {fold})")
-
-
-def _seg_stage(run: Run) -> str:
-    return f"seg-{run.preset().seg.network.lower()}"
 
 
 def _output_of(run: Run, fold: int, stage: str) -> str | None:

@@ -118,6 +118,11 @@ def section_of(stage: str) -> str:
     return stage.partition("-")[0]
 
 
+def segmentor_stage(preset: Preset) -> str:
+    """The stage of the preset's segmentation network."""
+    return f"seg-{preset.seg.network.lower()}"
+
+
 def outputs_hash(done: dict[str, Any]) -> str:
     """One hash of all that a stage has put out, from its ``done.json``."""
     return sha256_of_json(done["outputs"])

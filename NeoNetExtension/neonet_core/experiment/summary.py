@@ -10,7 +10,7 @@ import numpy as np
 from neonet_core.bundle import OutOfFoldScore, Range
 from neonet_core.evaluation.auc import auc, bootstrap_interval, delong_interval, youden_threshold
 from neonet_core.experiment.predictions import read_predictions
-from neonet_core.experiment.run import Run
+from neonet_core.experiment.run import Run, segmentor_stage
 from neonet_core.training.files import read_json
 
 
@@ -51,7 +51,7 @@ def summarise(run: Run, classifier: str = "cls-pattennet") -> Summary:
         by_fold = [figures["auc"] for figures in _figures(run, classifier) if figures["auc"] is not None]
         if by_fold:
             metrics["auc_mean_of_folds"] = {"mean": float(np.mean(by_fold)), "by_fold": by_fold}
-    segmentations = _figures(run, f"seg-{preset.seg.network.lower()}")
+    segmentations = _figures(run, segmentor_stage(preset))
     for name in ("dice_liver", "dice_tumour", "dice"):
         if segmentations:
             values = [figures[name] for figures in segmentations]

@@ -14,19 +14,10 @@ from monai.networks.nets.controlnet import ControlNetConditioningEmbedding
 
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Events
-from neonet_core.generation.diffusion import (
-    LatentDiffusion,
-    Residuals,
-    batches_of,
-    classes_of,
-    hide_classes,
-    noise_error,
-    noised,
-    unet_arguments,
-)
+from neonet_core.generation.diffusion import LatentDiffusion, Residuals, fit_to_noise, unet_arguments
 from neonet_core.generation.latents import CachedLatents, LatentBatch
 from neonet_core.presets import ControlSettings, DiffusionSettings
-from neonet_core.training.loop import Fit, Validation, derive_seed, fit, seed_everything
+from neonet_core.training.loop import Fit, seed_everything
 
 OWN_PARTS = ("controlnet_cond_embedding.", "controlnet_down_blocks.", "controlnet_mid_block.")
 """The parts of ControlNet that the diffusion model has not."""
@@ -114,24 +105,10 @@ def train_control(diffusion: LatentDiffusion, training: CachedLatents, stopping:
     control = build_control(training.latents.shape[2], diffusion.settings, settings, factor)
     copy_encoder(diffusion, control)
 
-    def predict(model: torch.nn.Module, noisy: torch.Tensor, steps: torch.Tensor, classes: torch.Tensor,
-                masks: torch.Tensor) -> torch.Tensor:
-        return diffusion(noisy, steps, classes, control_residuals(model, noisy, steps, classes, masks,
+    def predict(model: torch.nn.Module, batch: LatentBatch, noisy: torch.Tensor, steps: torch.Tensor,
+                classes: torch.Tensor) -> torch.Tensor:
+        return diffusion(noisy, steps, classes, control_residuals(model, noisy, steps, classes, batch.masks,
                                                                   diffusion.settings.class_embedding))
 
-    def loss(model: torch.nn.Module, batch: LatentBatch) -> torch.Tensor:
-        target, steps, noisy = noised(diffusion, batch.latents)
-        classes = hide_classes(classes_of(batch.outcomes), diffusion.settings.class_dropout)
-        return torch.nn.functional.mse_loss(predict(model, noisy, steps, classes, batch.masks).float(), target)
-
-    def measure(model: torch.nn.Module) -> dict[str, float]:
-        assert stopping is not None
-        return noise_error(stopping, diffusion, lambda batch, noisy, steps: predict(
-            model, noisy, steps, classes_of(batch.outcomes), batch.masks), seed)
-
-    result = fit(control, stage=stage, settings=settings, loss=loss,
-                 batches=batches_of(training, settings, derive_seed(seed, 1)),
-                 steps_per_epoch=training.steps_per_epoch(settings.batch_size),
-                 validation=Validation(measure, "noise_error", "lower") if stopping else None,
-                 folder=folder, seed=seed, device=device, events=events)
-    return control, result
+    return control, fit_to_noise(control, diffusion, predict, training, stopping, settings, folder, seed, device,
+                                 events, stage)

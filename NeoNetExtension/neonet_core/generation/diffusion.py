@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ Residuals = tuple[Sequence[torch.Tensor], torch.Tensor]
 
 
 class LatentDiffusion(torch.nn.Module):
-    """Predicts the noise in standardised latents.
+    """Predicts the noise in standardised latents, or the velocity from which it follows.
 
     The mean and standard deviation of each latent channel over the fold's training latents are buffers: they travel
     with the weights.
@@ -159,22 +159,34 @@ def train_diffusion(training: CachedLatents, stopping: CachedLatents | None, set
     diffusion = LatentDiffusion(training.latents.shape[2], settings)
     diffusion.set_statistics(*(value.cpu() for value in training.statistics()))
 
-    def loss(model: torch.nn.Module, batch: LatentBatch) -> torch.Tensor:
+    return diffusion, fit_to_noise(
+        diffusion, diffusion, lambda model, _batch, noisy, steps, classes: model(noisy, steps, classes), training,
+        stopping, settings, folder, seed, device, events, stage)
+
+
+Prediction = Callable[[torch.nn.Module, LatentBatch, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""(the model in training, batch, noisy latents, steps, classes) -> predicted noise or velocity."""
+
+
+def fit_to_noise(model: torch.nn.Module, diffusion: LatentDiffusion, predict: Prediction, training: CachedLatents,
+                 stopping: CachedLatents | None, settings: Training, folder: Path, seed: int, device: torch.device,
+                 events: Events, stage: str) -> Fit:
+    """Train `model`, the diffusion model itself or its ControlNet, so that `predict` finds the noise of `diffusion`."""
+    def loss(network: torch.nn.Module, batch: LatentBatch) -> torch.Tensor:
         target, steps, noisy = noised(diffusion, batch.latents)
-        classes = hide_classes(classes_of(batch.outcomes), settings.class_dropout)
-        return torch.nn.functional.mse_loss(model(noisy, steps, classes).float(), target)
+        classes = hide_classes(classes_of(batch.outcomes), diffusion.settings.class_dropout)
+        return torch.nn.functional.mse_loss(predict(network, batch, noisy, steps, classes).float(), target)
 
-    def measure(model: torch.nn.Module) -> dict[str, float]:
+    def measure(network: torch.nn.Module) -> dict[str, float]:
         assert stopping is not None
-        return noise_error(stopping, diffusion,
-                           lambda batch, noisy, steps: model(noisy, steps, classes_of(batch.outcomes)), seed)
+        return noise_error(network, diffusion, predict, stopping, seed)
 
-    result = fit(diffusion, stage=stage, settings=settings, loss=loss,
-                 batches=batches_of(training, settings, derive_seed(seed, 1)),
-                 steps_per_epoch=training.steps_per_epoch(settings.batch_size),
-                 validation=Validation(measure, "noise_error", "lower") if stopping else None,
-                 folder=folder, seed=seed, device=device, events=events)
-    return diffusion, result
+    data_seed = derive_seed(seed, 1)
+    return fit(model, stage=stage, settings=settings, loss=loss,
+               batches=lambda epoch: training.batches(data_seed, epoch, settings.batch_size),
+               steps_per_epoch=training.steps_per_epoch(settings.batch_size),
+               validation=Validation(measure, "noise_error", "lower") if stopping else None,
+               folder=folder, seed=seed, device=device, events=events)
 
 
 def noised(diffusion: LatentDiffusion,
@@ -187,16 +199,7 @@ def noised(diffusion: LatentDiffusion,
             add_noise(standardised, noise, steps, diffusion.settings))
 
 
-def batches_of(training: CachedLatents, settings: Training, seed: int) -> Callable[[int], Iterator[LatentBatch]]:
-    """Batches of an epoch, for the training loop."""
-    return lambda epoch: training.batches(seed, epoch, settings.batch_size)
-
-
-Prediction = Callable[[LatentBatch, torch.Tensor, torch.Tensor], torch.Tensor]
-"""(batch, noisy latents, steps) -> the network's output."""
-
-
-def noise_error(held_out: CachedLatents, diffusion: LatentDiffusion, predict: Prediction,
+def noise_error(network: torch.nn.Module, diffusion: LatentDiffusion, predict: Prediction, held_out: CachedLatents,
                 seed: int) -> dict[str, float]:
     """Mean squared error of the predicted noise (or velocity) on held-out latents, always with the same noise and time
     steps; 1 is that of predicting no noise."""
@@ -210,8 +213,8 @@ def noise_error(held_out: CachedLatents, diffusion: LatentDiffusion, predict: Pr
         at = steps.to(batch.latents.device)
         latents = diffusion.standardise(batch.latents)
         noisy = add_noise(latents, noise, at, settings)
-        errors.append(torch.nn.functional.mse_loss(predict(batch, noisy, at).float(),
-                                                   diffusion.target(latents, noise, at)).item())
+        found = predict(network, batch, noisy, at, classes_of(batch.outcomes)).float()
+        errors.append(torch.nn.functional.mse_loss(found, diffusion.target(latents, noise, at)).item())
     return {"noise_error": float(np.mean(errors))}
 
 

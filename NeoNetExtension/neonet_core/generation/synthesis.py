@@ -73,6 +73,12 @@ def minority(outcomes: Sequence[int] | np.ndarray) -> tuple[int, int]:
     return rarer, int(counts.max() - counts.min())
 
 
+def draw_transform(masks: np.ndarray, spacing: Sequence[float], settings: SynthSettings, seed: int) -> dict[str, Any]:
+    """How a mask is varied, within the settings' ranges; see `masks.vary_anatomy`."""
+    return vary_anatomy(masks, spacing, np.random.default_rng(seed), flips=settings.flips, scale=settings.scale,
+                        elastic_mm=settings.elastic_mm, smoothness_mm=settings.smoothness_mm)[1]
+
+
 def balancing_requests(patches: Patches, case_ids: Sequence[str], settings: SynthSettings,
                        seed: int) -> list[SampleRequest]:
     """The samples that make a fold's learning cases 1:1, on varied masks of the rarer class's own cases.
@@ -87,10 +93,8 @@ def balancing_requests(patches: Patches, case_ids: Sequence[str], settings: Synt
     requests = []
     for number in range(lacking):
         donor = int(order[number % len(order)])
-        rng = np.random.default_rng(derive_seed(seed, 1, number))
-        _, transform = vary_anatomy(patches.masks[donor], patches.spacings[donor], rng, flips=settings.flips,
-                                    scale=settings.scale, elastic_mm=settings.elastic_mm,
-                                    smoothness_mm=settings.smoothness_mm)
+        transform = draw_transform(patches.masks[donor], patches.spacings[donor], settings,
+                                   derive_seed(seed, 1, number))
         requests.append(SampleRequest(f"sample-{number:04d}", case_ids[donor], patches.masks[donor], outcome,
                                       derive_seed(seed, 2, number), np.diag([*patches.spacings[donor], 1.0]),
                                       transform))
