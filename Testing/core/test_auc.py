@@ -55,14 +55,11 @@ def test_delong_variance_is_that_of_repeated_cohorts():
     assert variances.mean() == pytest.approx(areas.var(), rel=0.15)
 
 
-@pytest.mark.parametrize("area, low, high", [(0.8, 0.92, 0.98), (0.95, 0.92, 0.985)])
-def test_the_interval_covers_the_true_auc_as_often_as_it_says(area, low, high):
+@pytest.mark.parametrize("area", [0.7, 0.8, 0.9, 0.95])
+def test_the_interval_covers_the_true_auc_as_often_as_it_says(area):
     rng = np.random.default_rng(1)
-    hits = 0
-    for _ in range(500):
-        bottom, top = delong_interval(*binormal(rng, area=area))
-        hits += bottom <= area <= top
-    assert low <= hits / 500 <= high
+    low, high = np.transpose([delong_interval(*binormal(rng, area=area)) for _ in range(2000)])
+    assert 0.93 <= ((low <= area) & (area <= high)).mean() <= 0.97
 
 
 @settings(deadline=None)

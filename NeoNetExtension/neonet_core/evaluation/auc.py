@@ -28,8 +28,8 @@ def auc(truth: ArrayLike, score: ArrayLike) -> float:
     >>> auc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
     0.75
     """
-    positives, negatives = _by_class(truth, score)
-    return float(_placements(positives, negatives)[0].mean())
+    positives, negatives = by_class(truth, score)
+    return float(placements(positives, negatives)[0].mean())
 
 
 def delong(truth: ArrayLike, score: ArrayLike) -> tuple[float, float]:
@@ -46,10 +46,8 @@ def delong(truth: ArrayLike, score: ArrayLike) -> tuple[float, float]:
     curves. Biometrics 44, 1988. Computed by midranks in O(N log N): Sun, Xu: Fast implementation of DeLong's algorithm.
     IEEE Signal Processing Letters 21, 2014.
     """
-    of_positives, of_negatives = _placements(*_by_class(truth, score))
-    variance = sum(float(placements.var(ddof=1)) / len(placements) if len(placements) > 1 else float("inf")
-                   for placements in (of_positives, of_negatives))
-    return float(of_positives.mean()), variance
+    of_positives, of_negatives = placements(*by_class(truth, score))
+    return float(of_positives.mean()), variance_of_mean(of_positives, of_negatives)
 
 
 def delong_interval(truth: ArrayLike, score: ArrayLike, level: float = 0.95) -> tuple[float, float]:
@@ -70,10 +68,10 @@ def delong_interval(truth: ArrayLike, score: ArrayLike, level: float = 0.95) -> 
     low, high : float
         (0, 1) where a class has one case only and the AUC lies between.
     """
-    tail = _tail(level)
+    tail = one_tail(level)
     area, variance = delong(truth, score)
     if area in (0.0, 1.0):
-        far = tail ** (1 / min(map(len, _by_class(truth, score))))
+        far = tail ** (1 / min(map(len, by_class(truth, score))))
         return (far, 1.0) if area == 1.0 else (0.0, 1.0 - far)
     # Delta method: d logit(a) / da = 1 / (a (1 - a)).
     half = norm.isf(tail) * np.sqrt(variance) / (area * (1 - area))
@@ -98,10 +96,10 @@ def bootstrap_interval(truth: ArrayLike, score: ArrayLike, level: float = 0.95, 
     low, high : float
         Both 1 (or 0) where the classes do not overlap: a bootstrap sees no more than the sample.
     """
-    tail = _tail(level)
+    tail = one_tail(level)
     if samples < 1:
         raise NeoNetError("BAD_ARGUMENT", f"{samples} bootstrap samples give no interval.", "Take 2000.")
-    positives, negatives = _by_class(truth, score)
+    positives, negatives = by_class(truth, score)
     difference = positives[:, None] - negatives[None, :]
     wins = (difference > 0) + 0.5 * (difference == 0)
     rng = np.random.default_rng(seed)
@@ -127,7 +125,7 @@ def youden_threshold(truth: ArrayLike, score: ArrayLike) -> float:
     ----------
     Youden: Index for rating diagnostic tests. Cancer 3, 1950.
     """
-    positives, negatives = _by_class(truth, score)
+    positives, negatives = by_class(truth, score)
     false_rate, true_rate, thresholds = roc_curve(np.repeat([1, 0], [len(positives), len(negatives)]),
                                                   np.concatenate([positives, negatives]), drop_intermediate=False)
     # The first point of the curve (call nothing positive) has an infinite threshold. Rounded, so that indices that are
@@ -136,8 +134,8 @@ def youden_threshold(truth: ArrayLike, score: ArrayLike) -> float:
     return float(thresholds[1:][np.flatnonzero(index == index.max())[-1]])
 
 
-def _by_class(truth: ArrayLike, score: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """The scores of the positives and of the negatives, float64."""
+def checked_scores(truth: ArrayLike, score: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """The truth as (N,) bool and the score as (N,) float64, with both classes present."""
     labels, scores = np.asarray(truth), np.asarray(score, dtype=float)
     if labels.ndim != 1 or labels.shape != scores.shape:
         raise NeoNetError("BAD_ARGUMENT", f"Truth {labels.shape} and score {scores.shape} are not two equal lists.",
@@ -146,14 +144,20 @@ def _by_class(truth: ArrayLike, score: ArrayLike) -> tuple[np.ndarray, np.ndarra
         raise NeoNetError("BAD_ARGUMENT", "The truth holds values other than 0 and 1.", "Leave out unknown cases.")
     if not np.isfinite(scores).all():
         raise NeoNetError("BAD_ARGUMENT", "Not every score is a finite number.", "Leave out cases without a score.")
-    positives, negatives = scores[labels == 1], scores[labels == 0]
-    if not (positives.size and negatives.size):
-        raise NeoNetError("ONE_CLASS", f"There are {positives.size} positive and {negatives.size} negative cases.",
-                          "An AUC needs at least one of each.")
-    return positives, negatives
+    labels = labels == 1
+    if not 0 < labels.sum() < labels.size:
+        raise NeoNetError("ONE_CLASS", f"There are {labels.sum()} positive and {(~labels).sum()} negative cases.",
+                          "It takes at least one of each.")
+    return labels, scores
 
 
-def _placements(positives: np.ndarray, negatives: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def by_class(truth: ArrayLike, score: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """The scores of the positives and of the negatives, float64."""
+    labels, scores = checked_scores(truth, score)
+    return scores[labels], scores[~labels]
+
+
+def placements(positives: np.ndarray, negatives: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """DeLong's structural components: for each case the share of the other class that it is rightly above or below.
 
     A midrank among all minus the midrank within the own class counts the other class's cases below, ties half.
@@ -163,7 +167,14 @@ def _placements(positives: np.ndarray, negatives: np.ndarray) -> tuple[np.ndarra
     return (ranks[:m] - rankdata(positives)) / n, 1 - (ranks[m:] - rankdata(negatives)) / m
 
 
-def _tail(level: float) -> float:
+def variance_of_mean(of_positives: np.ndarray, of_negatives: np.ndarray) -> float:
+    """DeLong's variance of an AUC from its placements, or of a difference of AUCs from the placements' differences."""
+    return sum(float(shares.var(ddof=1)) / len(shares) if len(shares) > 1 else float("inf")
+               for shares in (of_positives, of_negatives))
+
+
+def one_tail(level: float) -> float:
+    """What a two-sided interval of this confidence level leaves out at either end."""
     if not 0 < level < 1:
         raise NeoNetError("BAD_ARGUMENT", f"The confidence level {level} is not between 0 and 1.", "Take 0.95.")
     return (1 - level) / 2
