@@ -22,5 +22,9 @@ class NeoNetError(Exception):
         self.message = message
         self.hint = hint
 
+    def __reduce__(self) -> tuple[type[NeoNetError], tuple[str, str, str]]:
+        """As it is sent from one process to another."""
+        return type(self), (self.code, self.message, self.hint)
+
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".rstrip() + f" [{self.code}]"

@@ -117,6 +117,23 @@ class ClsSettings(Training):
     """By how much the tumour's border varies between the cached views, as segmentations do; 0: not at all."""
     flips: bool = True
     """Train on all eight mirrored views, whose features are cached once."""
+    attention: Literal["dual", "channel", "spatial"] = "dual"
+    """Both attentions in each block, or one of them alone (table 5)."""
+    balance: Literal["none", "duplicate", "weights"] = "none"
+    """How classes are balanced without synthetic cases: the rarer class's cases repeated, or weighted in the loss."""
+    inputs: Literal["image", "masks"] = "image"
+    """What both TLCR channels are masked from: the image, or a constant, so that only the masks' shape is seen."""
+
+
+class BaselineSettings(Training):
+    """The 3D networks that NeoCls is compared with; they learn from the two TLCR channels, without an encoder."""
+
+    flips: bool = True
+    """Mirror each patch at random."""
+
+
+PAPERS_BASELINE = BaselineSettings.model_validate({"epochs": 300, "batch_size": 4, "learning_rate": 1e-4,
+                                                  "patience": 20, "flips": False})
 
 
 class DiffusionSettings(Training):
@@ -134,7 +151,7 @@ class DiffusionSettings(Training):
     """Scaled-linear noise variances from the first to the last time step (Rombach 2022)."""
     prediction: Literal["noise", "velocity"] = "noise"
     """What the network predicts: the noise (the paper), or the velocity of Salimans & Ho 2022, from which the noise
-    follows. At the first, noisiest steps an error in the noise grows a hundredfold in the latent and spoils a sample's
+    follows. At the first, noisiest steps an error in the noise grows 84-fold in the latent and spoils a sample's
     brightness; an error in the velocity does not. With few training steps that decides."""
     class_embedding: bool = False
     """Tell the network the outcome; without it only the mask's shape carries the class (DESIGN, 6)."""
@@ -196,6 +213,9 @@ class Preset(Settings):
     folds: int = Field(5, ge=2)
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = ("seg", "vae", "cls")
     """What `neonet train` runs where ``--stages`` does not say."""
+    models: tuple[str, ...] = ()
+    """Networks that `neonet train` runs where ``--models`` does not say: segmentors and classifiers by name. None
+    of a kind: ``seg.network``, and PattenNet."""
     ratios: tuple[Percent, ...] = (0,)
     """Shares of synthetic cases in percent with which NeoCls is trained: 0 is R, 100 R+S with classes 1:1."""
     inner_fraction: float = Field(0.2, gt=0, lt=0.5)
@@ -208,6 +228,7 @@ class Preset(Settings):
     controlnet: ControlSettings
     synth: SynthSettings
     cls: ClsSettings
+    baseline: BaselineSettings = PAPERS_BASELINE
 
 
 def preset_names() -> list[str]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from neonet_core.classification.masks import vary_masks
+from neonet_core.classification.outcomes import cases_of_epoch, outcome_weights
 from neonet_core.classification.pattennet import (
     ChannelAttention,
     DualAttentionBlock,
@@ -24,6 +25,7 @@ from neonet_core.classification.training import (
     classify_patches,
     encode_views,
     mask_views,
+    network_inputs,
     train_classifier,
 )
 from neonet_core.errors import NeoNetError
@@ -122,6 +124,22 @@ def test_attention_comes_one_after_the_other():
     after_channel = features * block.channel(features)
     torch.testing.assert_close(attention, block.spatial(after_channel))
     torch.testing.assert_close(refined, after_channel * attention)
+
+
+def test_one_attention_alone_has_no_weights_of_the_other():
+    features = torch.randn(2, 8, *SHAPE)
+    both = {name.split(".")[2] for name in PattenNet(8, TINY.cls).state_dict() if name.startswith("blocks")}
+    assert both == {"channel", "spatial"}
+    for attention, other in (("channel", "spatial"), ("spatial", "channel")):
+        network = PattenNet(8, TINY.cls.model_copy(update={"attention": attention, "pooling": "global"})).eval()
+        assert any(f".{attention}." in name for name in network.state_dict())
+        assert not any(f".{other}." in name for name in network.state_dict())
+        with torch.no_grad():
+            refined, shown = network.blocks[0](features)
+            weight = getattr(network.blocks[0], attention)(features)
+            assert torch.equal(refined, features * weight) and shown.shape == (2, 1, *SHAPE)
+            assert torch.equal(shown, weight if attention == "spatial" else torch.ones_like(shown))
+            assert network.score_and_attention(features)[1].shape == (2, 1, *SHAPE)
 
 
 def test_the_trained_part_is_small():
@@ -295,6 +313,72 @@ def test_one_outcome_alone_is_an_error_in_training_and_none_in_stopping(tmp_path
     assert caught.value.code == "ONE_CLASS"
     _, fitted = train_on(one, negatives, tmp_path / "b", epochs=2)  # no AUC there: the last epoch is kept
     assert (fitted.best_epoch, fitted.best_value) == (2, None)
+
+
+# Controls
+
+
+OUTCOMES = st.lists(st.integers(0, 1), min_size=2, max_size=60).filter(lambda outcomes: len(set(outcomes)) == 2)
+
+
+@given(OUTCOMES, st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_duplicated_cases_are_one_to_one_and_every_original_stays(values, seed):
+    outcomes = np.array(values)
+    shown = cases_of_epoch(outcomes, "duplicate", seed)
+    assert outcomes[shown].sum() * 2 == len(shown)
+    np.testing.assert_array_equal(shown[:len(outcomes)], np.arange(len(outcomes)))
+    times = np.bincount(shown, minlength=len(outcomes))
+    more, fewer = sorted((np.flatnonzero(outcomes == 0), np.flatnonzero(outcomes == 1)), key=len, reverse=True)
+    assert (times[more] == 1).all() and np.ptp(times[fewer]) <= 1, "all as often, but for a remainder"
+    np.testing.assert_array_equal(shown, cases_of_epoch(outcomes, "duplicate", seed))
+    for balance in ("none", "weights"):
+        np.testing.assert_array_equal(cases_of_epoch(outcomes, balance, seed), np.arange(len(outcomes)))
+
+
+@given(OUTCOMES)
+@settings(max_examples=60, deadline=None)
+def test_weighted_outcomes_pull_alike(values):
+    outcomes = torch.tensor(values, dtype=torch.float32)
+    weights = outcome_weights(outcomes.numpy().astype(int), "weights")
+    assert weights.min() == 1, "the more frequent outcome's"
+    logits = torch.zeros(len(outcomes), requires_grad=True)
+    torch.nn.functional.binary_cross_entropy_with_logits(
+        logits, outcomes, torch.from_numpy(weights)[outcomes.long()]).backward()
+    torch.testing.assert_close(logits.grad[outcomes == 0].sum(), -logits.grad[outcomes == 1].sum())
+    for balance in ("none", "duplicate"):
+        assert (outcome_weights(outcomes.numpy(), balance) == 1).all()
+
+
+@pytest.mark.parametrize("rarer", [0, 1])
+def test_balancing_moves_the_scores_towards_the_rarer_outcome(tmp_path, rarer):
+    """Where nothing can be learned the score is the share of positives, unless the outcomes are balanced."""
+    source = separable(16, 0)
+    outcomes = np.where(np.arange(16) % 4 == 0, rarer, 1 - rarer)
+    alike = replace(source, images=np.full_like(source.images, 0.5), outcomes=outcomes)
+    of_one = replace(alike, outcomes=np.zeros(16, int))  # no AUC to stop by: the last epoch is kept
+    for balance, share in (("none", 0.25), ("duplicate", 0.5), ("weights", 0.5)):
+        encoder = Average()
+        network, _ = train_on(alike, of_one, tmp_path / balance, encoder, epochs=80, balance=balance, flips=False,
+                              batch_size=100, learning_rate=0.05, dual_attention_blocks=0)
+        scores = classify_patches(encoder, network, alike, CPU, Silent(), "x")
+        assert scores.mean() == pytest.approx(share if rarer == 1 else 1 - share, abs=0.02), balance
+
+
+def test_from_masks_alone_the_image_does_not_matter(tmp_path):
+    patches = separable(8, 0)
+    brighter = replace(patches, images=patches.images ** 2 + 0.1)
+    channels = network_inputs(patches, "masks").channels()
+    np.testing.assert_array_equal(channels, 0.5 * patches.masks)
+    assert network_inputs(patches, "image") is patches
+    encoder = Average()
+    network, _ = train_on(patches, patches, tmp_path / "a", encoder, epochs=2, inputs="masks")
+    other, _ = train_on(brighter, brighter, tmp_path / "b", encoder, epochs=2, inputs="masks")
+    assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in network.state_dict().items())
+    scores = [classify_patches(encoder, network, some, CPU, Silent(), "x") for some in (patches, brighter)]
+    np.testing.assert_array_equal(*scores)
+    thinner = replace(patches, masks=patches.masks * (np.arange(8) % 2).astype(np.uint8))
+    assert (classify_patches(encoder, network, thinner, CPU, Silent(), "x") != scores[0]).all()
 
 
 # Masks as others would have drawn them

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import nn
 
@@ -40,16 +42,23 @@ class SpatialAttention(nn.Module):
 
 
 class DualAttentionBlock(nn.Module):
-    """Channel attention, then spatial attention, each multiplied onto the features; shape unchanged."""
+    """Channel attention, then spatial attention, each multiplied onto the features; shape unchanged.
 
-    def __init__(self, channels: int, reduction: int) -> None:
+    For table 5 one of them alone.
+    """
+
+    def __init__(self, channels: int, reduction: int,
+                 attention: Literal["dual", "channel", "spatial"] = "dual") -> None:
         super().__init__()
-        self.channel = ChannelAttention(channels, reduction)
-        self.spatial = SpatialAttention()
+        self.channel = ChannelAttention(channels, reduction) if attention != "spatial" else None
+        self.spatial = SpatialAttention() if attention != "channel" else None
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the refined features and the spatial attention map (N, 1, X, Y, Z)."""
-        features = features * self.channel(features)
+        """Return the refined features and the spatial attention map (N, 1, X, Y, Z), ones where there is none."""
+        if self.channel is not None:
+            features = features * self.channel(features)
+        if self.spatial is None:
+            return features, torch.ones_like(features[:, :1])
         attention = self.spatial(features)
         return features * attention, attention
 
@@ -70,6 +79,11 @@ class PattenNet(nn.Module):
     channels : int
         Features of T1 and T2 together (256 for the paper's encoder).
     settings : ClsSettings
+
+    Attributes
+    ----------
+    inputs : "image" or "masks"
+        What its TLCR channels are masked from; `network_inputs` takes it.
     """
 
     feature_mean: torch.Tensor
@@ -78,9 +92,10 @@ class PattenNet(nn.Module):
     def __init__(self, channels: int, settings: ClsSettings) -> None:
         super().__init__()
         self.pooling = settings.pooling
+        self.inputs = settings.inputs
         self.register_buffer("feature_mean", torch.zeros(channels))
         self.register_buffer("feature_std", torch.ones(channels))
-        self.blocks = nn.ModuleList(DualAttentionBlock(channels, settings.reduction)
+        self.blocks = nn.ModuleList(DualAttentionBlock(channels, settings.reduction, settings.attention)
                                     for _ in range(settings.dual_attention_blocks))
         self.head = nn.Sequential(nn.Linear(2 * channels, settings.hidden), nn.ReLU(), nn.Dropout(settings.dropout),
                                   nn.Linear(settings.hidden, 1))
@@ -107,7 +122,7 @@ class PattenNet(nn.Module):
                             masks: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (N,) and the mean of the blocks' spatial attention maps (N, 1, X, Y, Z), in (0, 1).
 
-        Without blocks the attention is one everywhere.
+        Without blocks, or with channel attention alone, it is one everywhere.
         """
         shape = (1, -1, 1, 1, 1)
         features = (features - self.feature_mean.view(shape)) / self.feature_std.view(shape)

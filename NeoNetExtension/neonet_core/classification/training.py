@@ -9,18 +9,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
 from neonet_core.classification.masks import vary_masks
+from neonet_core.classification.outcomes import (
+    auc_validation,
+    cases_of_epoch,
+    outcome_weights,
+    require_both_outcomes,
+)
 from neonet_core.classification.pattennet import PattenNet, encode_channels, masks_at
-from neonet_core.errors import NeoNetError
-from neonet_core.evaluation.auc import auc
 from neonet_core.events import Events
 from neonet_core.presets import ClsSettings
-from neonet_core.training.loop import Fit, Validation, derive_seed, fit, seed_everything
+from neonet_core.training.loop import Fit, derive_seed, fit, seed_everything
 from neonet_core.training.patches import VIEWS, Patches
+
+CONSTANT_INTENSITY = 0.5
+"""In place of the image where only the masks' shape may be seen: the middle of [0, 1]."""
 
 
 @torch.no_grad()
@@ -49,9 +57,8 @@ def train_classifier(encoder: torch.nn.Module, training: Patches, stopping: Patc
     NeoNetError
         ``ONE_CLASS`` where the training patches are all of one outcome.
     """
-    if len(set(training.outcomes.tolist())) < 2:
-        raise NeoNetError("ONE_CLASS", f"{stage}: the training cases are all of one outcome.",
-                          "Check the outcome column, or use fewer folds.")
+    require_both_outcomes(training.outcomes, stage)
+    training, stopping = (network_inputs(patches, settings.inputs) for patches in (training, stopping))
     seed_everything(seed)
     views = VIEWS if settings.flips else VIEWS[:1]
     features, masks = _training_views(encoder, training, views, settings, derive_seed(seed, 2), device, events, stage)
@@ -61,27 +68,32 @@ def train_classifier(encoder: torch.nn.Module, training: Patches, stopping: Patc
     network = PattenNet(features.shape[2], settings)
     network.fit_normalisation(features[0])
     data_seed = derive_seed(seed, 1)
-    steps = -(-len(outcomes) // settings.batch_size)
+    shown = cases_of_epoch(training.outcomes, settings.balance, derive_seed(seed, 3))
+    weights = torch.from_numpy(outcome_weights(training.outcomes, settings.balance)).to(device)
+    steps = -(-len(shown) // settings.batch_size)
 
     def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         rng = np.random.default_rng(derive_seed(data_seed, epoch))
-        for indices in np.array_split(rng.permutation(len(outcomes)), steps):
+        for indices in np.array_split(rng.permutation(shown), steps):
             cases = torch.from_numpy(indices).to(device)
             view = torch.from_numpy(rng.integers(len(features), size=len(indices))).to(device)
             yield features[view, cases].float(), masks[view, cases], outcomes[cases]
 
     def loss(model: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
         logits = model(batch[0], batch[1])
-        return torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), batch[2])
+        return torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), batch[2], weights[batch[2].long()])
 
-    def measure(model: torch.nn.Module) -> dict[str, float]:
-        return {"auc": auc(stopping.outcomes, logits_of(model, held_out[0], held_out_masks[0]))}
-
-    # an AUC needs both outcomes; without them the last epoch is kept
-    watched = Validation(measure, "auc", "higher") if len(set(stopping.outcomes.tolist())) == 2 else None
+    watched = auc_validation(stopping.outcomes, lambda model: logits_of(model, held_out[0], held_out_masks[0]))
     result = fit(network, stage=stage, settings=settings, batches=batches, steps_per_epoch=steps, loss=loss,
                  validation=watched, folder=folder, seed=seed, device=device, events=events)
     return network, result
+
+
+def network_inputs(patches: Patches, inputs: Literal["image", "masks"]) -> Patches:
+    """The patches as a network sees them: with their images, or with a constant in place of every image."""
+    if inputs == "image":
+        return patches
+    return replace(patches, images=np.full_like(patches.images, CONSTANT_INTENSITY))
 
 
 def _training_views(encoder: torch.nn.Module, training: Patches, views: Sequence[tuple[int, ...]],
@@ -125,6 +137,7 @@ def logits_of(network: torch.nn.Module, features: torch.Tensor, masks: torch.Ten
 def classify_patches(encoder: torch.nn.Module, network: PattenNet, patches: Patches,
                      device: torch.device, events: Events, stage: str) -> np.ndarray:
     """PNI probabilities (N,) of patches."""
+    patches = network_inputs(patches, network.inputs)
     features = encode_views(encoder, patches.channels(), VIEWS[:1], device, events, stage)
     masks = mask_views(patches, VIEWS[:1], features)
     network.to(device).eval()
