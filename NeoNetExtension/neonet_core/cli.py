@@ -234,14 +234,23 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--folds", type=_numbers, metavar="0,1", help="folds to run (default: all)")
     train.add_argument("--split", type=Path, metavar="FOLDS.json", help="folds from 'neonet cohort split'")
     train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--seeds", type=_numbers, metavar="0,1,2", help="repeat the whole with each of these seeds, in "
+                       "RUN/seed-0, ...; 'neonet report RUN' gives mean and spread")
     train.add_argument("--stages", type=_names, metavar="vae,ldm,...", help="out of seg, vae, vqvae, ldm, controlnet, "
                        "synth and cls (default: as the preset says)")
     train.add_argument("--ratios", type=_numbers, metavar="0,100", help="percent of synthetic cases for NeoCls "
                        "(default: as the preset says)")
-    train.add_argument("--models", type=_names, default=[], metavar="UNet,...", help="segmentation networks")
+    train.add_argument("--models", type=_names, metavar="UNet,PattenNet,...", help="segmentation networks and "
+                       "classifiers (default: as the preset says)")
     train.add_argument("--protocol", choices=("paper", "rigorous"), help="instead of the preset's")
+    train.add_argument("--engine", choices=("local", "ray"), default="local", help="one stage after the other, or as "
+                       "tasks of the Ray cluster that RAY_ADDRESS names, or of this machine (default: local)")
+    train.add_argument("--threads", type=int, metavar="N", help="CPU threads of a stage; with equal numbers both "
+                       "engines give equal results")
+    train.add_argument("--dry-run", action="store_true", help="print the stages, what is done and what is left, with "
+                       "the estimated time; write nothing")
 
-    report = command("report", _report, "tables and pictures of a training run")
+    report = command("report", _report, "the five tables of a training run, curves, pictures and checklists as one page")
     report.add_argument("folder", metavar="RUN", type=Path)
     report.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/report")
     report.add_argument("--weights", type=Path, metavar="INCEPTION.safetensors", help="for FID and KID; without it, "
@@ -413,25 +422,52 @@ def _generate(options: argparse.Namespace, events: Events) -> None:
 
 
 def _train(options: argparse.Namespace, events: Events) -> None:
+    from dataclasses import asdict
+
     from neonet_core.cohort import read_manifest
+    from neonet_core.experiment.plan import plan, table
+    from neonet_core.experiment.run import seed_folder
     from neonet_core.experiment.summary import summarise
-    from neonet_core.experiment.train import train
+    from neonet_core.experiment.train import experiment, train
     from neonet_core.presets import load_preset
 
     changes = [*options.changes, *([f"protocol={options.protocol}"] if options.protocol else [])]
-    run = train(read_manifest(options.cases, options.outcome), load_preset(options.preset, changes), options.out,
-                seed=options.seed, folds=options.folds, split=options.split, stages=options.stages,
-                models=options.models, ratios=options.ratios, device=options.device, events=events)
-    events.result(run=run.folder, predictions=run.folder / "predictions.csv", metrics=summarise(run).metrics)
+    cohort, preset = read_manifest(options.cases.resolve(), options.outcome), load_preset(options.preset, changes)
+    chosen = {"folds": options.folds, "split": options.split, "stages": options.stages, "models": options.models,
+              "ratios": options.ratios, "device": options.device, "events": events}
+    out = options.out.resolve()
+    runs = {seed: seed_folder(out, seed) for seed in options.seeds} if options.seeds else {options.seed: out}
+    if options.dry_run:
+        stages = plan([task for seed, folder in runs.items()
+                       for task in experiment(cohort, preset, folder, seed=seed, **chosen).tasks])
+        events.log(table(stages))
+        events.result(stages=len(stages), done=sum(one.progress.state == "done" for one in stages),
+                      **({"plan": [asdict(one) for one in stages]} if options.json else {}))
+        return
+    trained = {seed: train(cohort, preset, folder, seed=seed, engine=options.engine, threads=options.threads, **chosen)
+               for seed, folder in runs.items()}
+    if options.seeds:
+        events.result(run=options.out, seeds=options.seeds)
+    else:
+        events.result(run=options.out, predictions=options.out / "predictions.csv",
+                      metrics=summarise(trained[options.seed]).metrics)
 
 
 def _report(options: argparse.Namespace, events: Events) -> None:
+    from neonet_core.experiment.repeats import write_repeats
     from neonet_core.experiment.report import write_report
-    from neonet_core.experiment.run import Run
+    from neonet_core.experiment.run import runs_in
 
-    report = write_report(Run(options.folder), options.out, inception=options.weights, lpips=options.lpips,
-                          device=options.device, events=events)
-    events.result(report=report)
+    runs = runs_in(options.folder)
+    repeated = len(runs) > 1 or runs[0].folder != options.folder
+    reports = [write_report(run, options.out / run.folder.name if options.out and repeated else options.out,
+                            inception=options.weights, lpips=options.lpips, device=options.device, events=events)
+               for run in runs]
+    if repeated:
+        repeats = write_repeats(runs, options.out or options.folder / "report")
+        events.result(repeats=repeats, reports=reports)
+    else:
+        events.result(report=reports[0])
 
 
 def _bundle_export(options: argparse.Namespace, events: Events) -> None:

@@ -1,4 +1,4 @@
-"""`neonet report`: tables 3 and 4 of a run, each number with the name of what measured it."""
+"""`neonet report`: tables 3 and 4 of a run, each number with the name of what measured it, and its pictures."""
 
 import csv
 import json
@@ -13,10 +13,14 @@ from neonet_core.cli import main
 from neonet_core.cohort import read_manifest
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Silent
+from neonet_core.experiment.gallery import patches
+from neonet_core.experiment.image_tables import generation_table, reconstruction_table
 from neonet_core.experiment.images import label_patch, measure_images, move_tumour, real_patches
-from neonet_core.experiment.report import _copies_lines, _write_gallery, write_report
+from neonet_core.experiment.paper import TABLE_3, TABLE_4
+from neonet_core.experiment.report import copies_lines, write_report
+from neonet_core.experiment.results import Results
 from neonet_core.experiment.run import Run
-from neonet_core.experiment.tables import PAPER_TABLE_3, PAPER_TABLE_4, Table, generation_table, reconstruction_table
+from neonet_core.experiment.tables import Table
 from neonet_core.experiment.train import train
 from neonet_core.presets import load_preset
 from neonet_core.volume import Volume, read_volume, write_volume
@@ -34,7 +38,11 @@ def run(generator_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(run):
-    return write_report(run, device="cpu")
+    return write_markdown(run)
+
+
+def write_markdown(run):
+    return write_report(run, device="cpu").with_name("report.md")
 
 
 def figures_of(run):
@@ -44,8 +52,8 @@ def figures_of(run):
 
 def test_all_rows_of_both_tables_come_from_one_command(run, report):
     figures = figures_of(run)
-    assert set(figures["reconstruction"]) == set(PAPER_TABLE_3)
-    assert set(figures["samples"]) == set(PAPER_TABLE_4)
+    assert set(figures["reconstruction"]) == set(TABLE_3)
+    assert set(figures["samples"]) == set(TABLE_4)
     for name, rows in (("table3", 2), ("table4", 4)):
         with open(report.parent / f"{name}.csv", encoding="utf-8", newline="") as stream:
             table = list(csv.reader(stream))
@@ -72,10 +80,9 @@ def test_samples_and_real_patches_are_counted_equally(run, report):
 def test_each_row_of_the_picture_is_one_patient(run, monkeypatch, tmp_path):
     """Also where the generators' samples lie in different orders."""
     shown = {}
-    monkeypatch.setattr("neonet_core.experiment.report.patch_gallery",
+    monkeypatch.setattr("neonet_core.experiment.gallery.patch_gallery",
                         lambda real, cases, columns, outcome_name: shown.update(
                             real=real, cases=cases, columns=columns, outcome_name=outcome_name))
-    monkeypatch.setattr("neonet_core.experiment.report.png", lambda *_: b"")
     copy = tmp_path / "run"
     shutil.copytree(run.folder, copy)
     folder = copy / "fold-0" / "synth-vqvae" / "evaluation"
@@ -84,7 +91,7 @@ def test_each_row_of_the_picture_is_one_patient(run, monkeypatch, tmp_path):
         first.rename(folder / "kept")
         second.rename(first)
         (folder / "kept").rename(second)
-    assert _write_gallery(Run(copy), 0, tmp_path)
+    assert isinstance(patches(Results(Run(copy))), tuple)
     assert set(shown["columns"]) == {"NeoGen", "QNeoGen"} and len(shown["cases"]) == 2
     assert shown["outcome_name"] == "pni", "the cohort's own outcome, not always PNI"
     for samples in shown["columns"].values():
@@ -97,7 +104,7 @@ def test_samples_of_other_settings_are_neither_measured_nor_shown(run, tmp_path)
     settings = json.loads((copy / "settings.json").read_text(encoding="utf-8"))
     settings["preset"]["ldm"]["epochs"] += 1
     (copy / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
-    text = write_report(Run(copy), device="cpu").read_text(encoding="utf-8")
+    text = write_markdown(Run(copy)).read_text(encoding="utf-8")
     assert "patches.png" not in text and "Copies" not in text
     assert "NeoGen DM, NeoGen)" in text and "| VAE | –" not in text
 
@@ -109,7 +116,7 @@ def test_black_samples_cost_their_distance_and_not_the_report(run, report, tmp_p
         image = read_volume(path)
         write_volume(Volume(np.zeros_like(image.array), image.affine), path)
     (copy / "fold-0" / "images.json").unlink()
-    text = write_report(Run(copy), device="cpu").read_text(encoding="utf-8")
+    text = write_markdown(Run(copy)).read_text(encoding="utf-8")
     assert "1 of 4 sets of samples have no distance" in text
     assert "| NeoGen DM | – | – |" in text and "| NeoGen | – |" not in text
 
@@ -129,7 +136,7 @@ def test_missing_prepared_images_are_said_and_come_back(run, unequal_cohort, tmp
 def test_the_share_of_neighbours_is_left_out_where_the_masks_draw_it(run):
     """Samples on held-out masks lie nearer to held-out patients, copies or not."""
     check = {**figures_of(run)["copies"], "part": "evaluation"}
-    assert "Share nearer" not in _copies_lines([check])[0] and "held-out patients" in _copies_lines([check])[0]
+    assert "Share nearer" not in copies_lines([check])[0] and "held-out patients" in copies_lines([check])[0]
 
 
 def test_held_out_patches_are_held_out(run):
@@ -167,7 +174,7 @@ def test_a_cell_of_several_folds_is_mean_and_spread():
     assert table.csv().splitlines() == ["name,x", "a,2.0", "b,", "c,0.25"]
 
 
-def test_a_run_without_autoencoder_has_nothing_to_report(tmp_path, run):
+def test_a_run_of_which_nothing_is_done_has_nothing_to_report(tmp_path, run):
     copy = tmp_path / "run"
     shutil.copytree(run.folder, copy)
     for stage in (copy / "fold-0").iterdir():

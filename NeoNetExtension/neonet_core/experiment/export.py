@@ -14,8 +14,8 @@ from neonet_core import __version__
 from neonet_core.bundle import NAME_PATTERN, Bundle, BundleRecord, Member, ModelCard, load_bundle
 from neonet_core.classification.pattennet import PattenNet
 from neonet_core.errors import NeoNetError
-from neonet_core.experiment.predictions import classifier_stage
-from neonet_core.experiment.run import Run, segmentor_stage
+from neonet_core.experiment.graph import classifier_stage, segmentor_stage
+from neonet_core.experiment.run import Run
 from neonet_core.experiment.summary import summarise
 from neonet_core.generation.autoencoder import FeatureEncoder, LatentDecoder, build_autoencoder
 from neonet_core.generation.controlnet import build_control
@@ -57,7 +57,7 @@ def export_bundle(run: Run, out: Path, *, name: str, card: ModelCard, version: s
     try:
         members, hashes = [], {}
         for fold in run.fold_numbers():
-            member = _export_member(run, preset, fold, temporary, half, classifier_stage(ratio))
+            member = _export_member(run, preset, fold, temporary, half, classifier_stage(ratio=ratio))
             if member is not None:
                 members.append(member)
         members = _complete(members)
@@ -69,7 +69,7 @@ def export_bundle(run: Run, out: Path, *, name: str, card: ModelCard, version: s
                 hashes[file] = sha256_of_file(path)
             else:
                 path.unlink()
-        summary = summarise(run, classifier_stage(ratio))
+        summary = summarise(run, classifier_stage(ratio=ratio))
         record = BundleRecord(name=name, version=version, neonet=__version__, outcome=settings["outcome"],
                               preset=preset, members=tuple(members), hashes=hashes, card=card,
                               out_of_fold=summary.out_of_fold,

@@ -23,8 +23,9 @@ from neonet_core.evaluation.image_quality import reconstruction_quality
 from neonet_core.evaluation.mask_agreement import mask_agreement
 from neonet_core.evaluation.perceptual import Lpips, PerceptualMeasure, SegmentorDistance, perceptual_distance
 from neonet_core.events import Events
-from neonet_core.experiment.fold import AUTOENCODERS, load_autoencoder, load_generator, load_segmentor
-from neonet_core.experiment.run import Run, outputs_hash, segmentor_stage
+from neonet_core.experiment.graph import AUTOENCODERS, segmentor_stage
+from neonet_core.experiment.run import Run, outputs_hash
+from neonet_core.experiment.trained import load_autoencoder, load_generator, load_segmentor
 from neonet_core.generation.generator import Generator, batches
 from neonet_core.generation.synthesis import read_samples
 from neonet_core.presets import SynthSettings

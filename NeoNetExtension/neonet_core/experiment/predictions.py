@@ -7,6 +7,7 @@ import io
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from neonet_core.experiment.graph import classifier_stage
 from neonet_core.experiment.run import Run
 from neonet_core.training.files import write_text
 
@@ -26,16 +27,12 @@ class Prediction:
         return asdict(self)
 
 
-def classifier_stage(ratio: int = 0) -> str:
-    """The stage of NeoCls trained on real cases (R) and `ratio` % of the synthetic ones (R+S)."""
-    return "cls-pattennet" if ratio == 0 else f"cls-pattennet-rs{ratio}"
-
-
-def read_predictions(run: Run, model: str = "cls-pattennet") -> list[Prediction]:
-    """The predictions of all folds whose model still belongs to the run (`Run.current`)."""
+def read_predictions(run: Run, stage: str | None = None) -> list[Prediction]:
+    """A classifier's predictions in all folds in which it belongs to the run (`Run.current`); without a stage those of
+    PattenNet on real cases."""
     predictions = []
     for fold in run.fold_numbers():
-        done = run.current(fold, model)
+        done = run.current(fold, stage or classifier_stage())
         if done is not None:
             predictions += [Prediction(**row) for row in done["figures"]["predictions"]]
     return predictions

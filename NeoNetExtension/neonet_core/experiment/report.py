@@ -1,29 +1,37 @@
-"""`neonet report RUN`: the tables of a training run and a picture of its patches."""
+"""`neonet report RUN`: the five tables of a training run beside the paper's, with pictures and checklists."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from neonet_core.bundle import RESEARCH_USE_ONLY
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Events, Silent
-from neonet_core.experiment.fold import AUTOENCODERS
-from neonet_core.experiment.images import RealPatches, measure_images, real_patches, sample_paths
-from neonet_core.experiment.pictures import patch_gallery
+from neonet_core.experiment.calibration_table import calibration_table
+from neonet_core.experiment.charts import charts
+from neonet_core.experiment.checklist import checklists
+from neonet_core.experiment.classification_tables import ablation_table, classification_table
+from neonet_core.experiment.comparison_table import comparison_table
+from neonet_core.experiment.gallery import Picture, galleries
+from neonet_core.experiment.image_tables import generation_table, reconstruction_table
+from neonet_core.experiment.images import measure_images
+from neonet_core.experiment.report_page import run_html
+from neonet_core.experiment.results import PROTOCOLS, Results
 from neonet_core.experiment.run import Run
-from neonet_core.experiment.tables import Table, generation_table, reconstruction_table
-from neonet_core.figures import png
-from neonet_core.generation.synthesis import read_samples
+from neonet_core.experiment.segmentation_table import segmentation_table
+from neonet_core.experiment.tables import Table, latex_document, markdown_text
 from neonet_core.training.device import choose_device
-from neonet_core.training.files import read_json, write_bytes, write_text
-
-MOST_IN_GALLERY = 6
+from neonet_core.training.files import write_bytes, write_text
 
 
 def write_report(run: Run, out: Path | None = None, *, inception: Path | None = None, lpips: Path | None = None,
                  device: str = "auto", events: Events | None = None) -> Path:
-    """Write ``report.md``, ``table3.csv``, ``table4.csv`` and ``patches.png``.
+    """Write ``report.html`` with all tables and pictures, and the same apart.
+
+    ``report.md``, ``report.tex``, a CSV for each table, a PNG for each picture, ``checklist.md``. What has not been run
+    is said where it would stand.
 
     Parameters
     ----------
@@ -35,49 +43,69 @@ def write_report(run: Run, out: Path | None = None, *, inception: Path | None = 
     Returns
     -------
     Path
-        ``report.md``.
+        ``report.html``.
 
     Raises
     ------
     NeoNetError
-        ``NOT_A_RUN``; ``NOTHING_TRAINED`` where no autoencoder has been trained; ``BAD_WEIGHTS``, ``MISSING_PACKAGE``.
+        ``NOT_A_RUN``; ``NOTHING_TRAINED`` where no stage is done that a table could show; ``BAD_WEIGHTS``,
+        ``MISSING_PACKAGE``.
     """
     events, out = events or Silent(), out or run.folder / "report"
     chosen = choose_device(device)
-    preset = run.preset()
-    measured = {fold: figures for fold in run.fold_numbers()
+    results = Results(run)
+    measured = {fold: figures for fold in range(results.folds)
                 if (figures := measure_images(run, fold, chosen, events, inception, lpips))}
-    if not measured:
-        raise NeoNetError("NOTHING_TRAINED", f"{run.folder.name} holds no autoencoder that was trained with the "
-                          "settings of its last 'neonet train'.",
-                          "Run it with these settings and the stages vae, ldm, controlnet and synth first.")
-    notes = [f"Preset {preset.name}, protocol {preset.protocol}, folds {', '.join(map(str, measured))} of "
-             f"{preset.folds}; mean over the folds, ± standard deviation."]
-    folds = list(measured.values())
-    tables = [reconstruction_table(folds, notes), generation_table(folds, notes)]
+    if not measured and not results.any_model:
+        raise NeoNetError("NOTHING_TRAINED", f"{run.folder.name} holds no model that was trained with the settings of "
+                          "its last 'neonet train'.", "Run 'neonet train' with these settings first.")
+    tables, pictures = _tables(results, measured), [*charts(results), *galleries(results, chosen)]
+    copies = copies_lines([figures["copies"] for figures in measured.values() if figures.get("copies")])
+    lists = checklists(results)
+    for picture in pictures:
+        (out / f"{picture.name}.png").unlink(missing_ok=True)  # that of an earlier report
+        if picture.data is not None:
+            write_bytes(out / f"{picture.name}.png", picture.data)
     for table in tables:
         write_text(out / f"{table.name}.csv", table.csv())
-    picture = any(_write_gallery(run, fold, out) for fold in measured)
-    write_text(out / "report.md", _markdown(run, tables, picture, folds))
-    return out / "report.md"
+    write_text(out / "report.tex", latex_document(_title(results), RESEARCH_USE_ONLY, tables))
+    write_text(out / "report.md", _markdown(results, tables, pictures, copies))
+    write_text(out / "checklist.md", "\n".join(["# Reporting checklists", "", RESEARCH_USE_ONLY, "",
+                                                *(table.markdown() for table in lists)]))
+    write_text(out / "report.html", run_html(results, tables, pictures, copies, lists))
+    return out / "report.html"
 
 
-def _markdown(run: Run, tables: Sequence[Table], picture: bool, folds: Sequence[dict]) -> str:
-    parts = [f"# {run.settings()['outcome']}: reconstruction and generation", "", RESEARCH_USE_ONLY, ""]
-    parts += [table.markdown() for table in tables]
-    if picture:
-        parts += ["## Real and synthetic patches", "", "![real and synthetic patches](patches.png)", ""]
-    copies = [fold["copies"] for fold in folds if fold.get("copies")]
+def _tables(results: Results, measured: Mapping[int, dict[str, Any]]) -> list[Table]:
+    preset, folds = results.preset, list(measured.values())
+    numbers = ", ".join(map(str, measured)) or "none"
+    notes = [f"Preset {preset.name}, protocol {preset.protocol}, folds {numbers} of {results.folds}; mean over the "
+             f"folds, ± standard deviation. {PROTOCOLS[preset.protocol]}"]
+    return [segmentation_table(results), classification_table(results), comparison_table(results),
+            calibration_table(results), reconstruction_table(folds, notes), generation_table(folds, notes),
+            ablation_table(results)]
+
+
+def _title(results: Results) -> str:
+    return f"{results.run.settings()['outcome']}: report of a training run"
+
+
+def _markdown(results: Results, tables: Sequence[Table], pictures: Sequence[Picture], copies: Sequence[str]) -> str:
+    parts = [f"# {markdown_text(_title(results))}", "", RESEARCH_USE_ONLY, "", *(table.markdown() for table in tables)]
+    for picture in pictures:
+        shown = [] if picture.data is None else [f"![{picture.title}]({picture.name}.png)", ""]
+        parts += [f"## {picture.title}", "", *shown, markdown_text(picture.caption), ""]
     if copies:
-        parts += ["## Copies of training patients", "", *_copies_lines(copies), ""]
-    return "\n".join(parts)
+        parts += ["## Copies of training patients", "", *(f"- {line}" for line in copies), ""]
+    return "\n".join([*parts, "## Reporting checklists", "", "[checklist.md](checklist.md)", ""])
 
 
-def _copies_lines(copies: Sequence[dict]) -> list[str]:
+def copies_lines(copies: Sequence[dict]) -> list[str]:
+    """What the check for copies of training patients has found, one line a fold."""
     lines = []
     for check in copies:
         figures = check["pixels"]
-        line = (f"- {len(figures['flagged'])} of {figures['samples']} samples lie nearer to a training patch than 1 % "
+        line = (f"{len(figures['flagged'])} of {figures['samples']} samples lie nearer to a training patch than 1 % "
                 "of the real patches do.")
         share = figures["nearer_training_without_mask_source"] or figures["nearer_training"]
         if check["part"] == "evaluation":
@@ -89,23 +117,3 @@ def _copies_lines(copies: Sequence[dict]) -> list[str]:
                      f"by chance {low:.2f} to {high:.2f}, p = {share['p_value']:.2f}).")
         lines.append(line)
     return lines
-
-
-def _write_gallery(run: Run, fold: int, out: Path) -> bool:
-    """A picture of held-out patches, their masks, and what each generator made of these masks."""
-    trained = [kind for kind in AUTOENCODERS
-               if run.current(fold, f"synth-{kind}") is not None and sample_paths(run, fold, kind, "evaluation")]
-    if not trained:
-        return False
-    real: RealPatches = real_patches(run, fold, trained[0])
-    drawn = {kind: {read_json(path)["mask_case"]: path for path in sample_paths(run, fold, kind, "evaluation")}
-             for kind in trained}
-    names = [name for name in drawn[trained[0]] if all(name in samples for samples in drawn.values())]
-    names = names[:MOST_IN_GALLERY]
-    if not names:
-        return False
-    columns = {AUTOENCODERS[kind]: read_samples([samples[name] for name in names])[0]
-               for kind, samples in drawn.items()}
-    cases = [real.held_out_ids.index(name) for name in names]
-    write_bytes(out / "patches.png", png(patch_gallery(real.held_out, cases, columns, run.settings()["outcome"]), None))
-    return True

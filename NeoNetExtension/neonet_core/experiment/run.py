@@ -6,6 +6,7 @@ again; one whose inputs have changed starts anew; one that was cut off goes on f
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 import shutil
@@ -21,6 +22,7 @@ from filelock import FileLock, Timeout
 from neonet_core import __version__
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Events
+from neonet_core.experiment.graph import settings_of
 from neonet_core.presets import Preset, parse_preset
 from neonet_core.training.files import read_json, sha256_of_file, sha256_of_json, write_json
 
@@ -63,13 +65,11 @@ class Run:
         if done is None:
             return None
         inputs = read_json(self.stage_folder(fold, stage) / "inputs.json")
-        preset = self.settings()["preset"]
-        settings = preset[section_of(stage)]
-        if section_of(stage) == "seg":  # any of the networks that --models may name
-            settings = settings | {"network": inputs["settings"]["network"]}
+        preset = self.preset()
         held_out = read_json(self.folder / "folds.json")["validation"]
-        belongs = (inputs["settings"] == settings and inputs.get("crop", preset["crop"]) == preset["crop"]
-                   and done["figures"]["protocol"] == preset["protocol"]
+        belongs = (same_json(inputs["settings"], settings_of(stage, preset))
+                   and ("crop" not in inputs or same_json(inputs["crop"], preset.crop.model_dump()))
+                   and done["figures"]["protocol"] == preset.protocol
                    and fold < len(held_out) and set(inputs["cases"]["validation"]) == set(held_out[fold])
                    and all(self._is_output(fold, earlier, output)
                            for earlier, output in inputs.get("after", {}).items()))
@@ -91,8 +91,14 @@ class Run:
     def preset(self) -> Preset:
         return parse_preset(self.settings()["preset"])
 
-    def begin(self, settings: dict[str, Any]) -> None:
-        """Write ``settings.json`` with the versions that are running.
+    def trained_so_far(self, fold: int, stage: str) -> tuple[int, float]:
+        """Epochs in a stage's log, and the seconds that they took."""
+        path = self.stage_folder(fold, stage) / "log.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        return len(lines), sum(json.loads(line)["seconds"] for line in lines)
+
+    def check(self, settings: dict[str, Any]) -> None:
+        """See that a run with these settings may be written, or goes on, here.
 
         Raises
         ------
@@ -110,17 +116,30 @@ class Run:
         elif self.folder.exists() and any(entry.suffix != ".part" for entry in self.folder.iterdir()):
             raise NeoNetError("RUN_EXISTS", f"{self.folder} is not empty and holds no training run.",
                               "Choose another folder with --out.")
-        write_json(path, {"format": RUN_FORMAT, **settings, "environment": environment()})
+
+    def begin(self, settings: dict[str, Any]) -> None:
+        """Write ``settings.json`` with the versions that are running. Raises what `check` does."""
+        self.check(settings)
+        write_json(self.folder / "settings.json", {"format": RUN_FORMAT, **settings, "environment": environment()})
 
 
-def section_of(stage: str) -> str:
-    """The preset's section that a stage is trained with: ``ldm`` for ``ldm-vqvae``."""
-    return stage.partition("-")[0]
+def seed_folder(folder: Path, seed: int) -> Path:
+    """Where the run of one seed lies among repeats."""
+    return folder / f"seed-{seed}"
 
 
-def segmentor_stage(preset: Preset) -> str:
-    """The stage of the preset's segmentation network."""
-    return f"seg-{preset.seg.network.lower()}"
+def runs_in(folder: Path) -> list[Run]:
+    """The run of a folder, or the repeats in it, by seed. Raises ``NOT_A_RUN``."""
+    repeats = [Run(path.parent) for path in folder.glob("seed-*/settings.json")]
+    if repeats and not (folder / "settings.json").is_file():
+        return sorted(repeats, key=lambda run: run.settings()["seed"])
+    Run(folder).settings()
+    return [Run(folder)]
+
+
+def same_json(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Whether two settings are the same once they are written: a tuple and a list are."""
+    return sha256_of_json(first) == sha256_of_json(second)
 
 
 def outputs_hash(done: dict[str, Any]) -> str:

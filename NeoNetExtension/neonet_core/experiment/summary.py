@@ -9,8 +9,9 @@ import numpy as np
 
 from neonet_core.bundle import OutOfFoldScore, Range
 from neonet_core.evaluation.auc import auc, bootstrap_interval, delong_interval, youden_threshold
+from neonet_core.experiment.graph import segmentor_stage
 from neonet_core.experiment.predictions import read_predictions
-from neonet_core.experiment.run import Run, segmentor_stage
+from neonet_core.experiment.run import Run
 from neonet_core.training.files import read_json
 
 

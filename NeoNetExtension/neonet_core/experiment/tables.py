@@ -1,21 +1,41 @@
-"""The tables of a run: rows of figures over its folds, beside the paper's, as Markdown and CSV."""
+"""A table of figures, and how it is written: Markdown, CSV, LaTeX; the HTML page asks for the same texts."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-PAPER_TABLE_3 = {"vqvae": {"LPIPS": 0.3003, "SSIM": 0.4958, "PSNR": 15.22},
-                 "vae": {"LPIPS": 0.2010, "SSIM": 0.7408, "PSNR": 22.74}}
-PAPER_TABLE_4 = {"QNeoGen DM": (18.98, 22.19, 39.23, 26.80), "QNeoGen": (14.58, 18.41, 28.69, 20.56),
-                 "NeoGen DM": (7.63, 10.86, 17.82, 12.10), "NeoGen": (2.94, 4.83, 8.22, 5.33)}
-VIEWS = ("axial", "sagittal", "coronal", "mean")
 MISSING = "–"
+LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "×": r"$\times$", "↑": r"$\uparrow$",
+         "↓": r"$\downarrow$", "−": "$-$", "–": "--", "’": "'", "“": "``", "”": "''", "<": r"\textless{}",
+         ">": r"\textgreater{}", "|": r"\textbar{}", "≥": r"$\geq$", '"': r"\textquotedbl{}"}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class PValue(float):
+    """A number that is written as small where it would be rounded to nothing."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A cell without number, and why."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -29,9 +49,14 @@ class Table:
     title : str
     columns : sequence of str
     rows : sequence of sequences
-        A cell is a text, a number, or a list of numbers (one for each fold: written as mean and spread), or None.
+        A cell is a text, a number, a list of numbers (one for each fold: written as mean and spread), an `Interval`,
+        `Missing`, None, or a tuple of these: the lines of one cell.
     notes : sequence of str
         What the numbers are: protocol, who measured, what is missing and why.
+    records : sequence of mappings
+        What the CSV holds, where that is more than the rows: every number on its own, unrounded.
+    digits : int or None
+        Decimals of every number that is not whole; None: four significant figures.
     """
 
     name: str
@@ -39,113 +64,90 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
     notes: Sequence[str] = field(default_factory=tuple)
+    records: Sequence[Mapping[str, Any]] = ()
+    digits: int | None = None
+
+    def lines(self, cell: Any) -> list[str]:
+        """A cell as text, line by line."""
+        return [self._text(part) for part in cell] if isinstance(cell, tuple) else [self._text(cell)]
 
     def markdown(self) -> str:
         """The table in Markdown, notes below."""
-        lines = [f"## {self.title}", "", "| " + " | ".join(self.columns) + " |",
-                 "|" + "|".join([" --- "] + [" ---: "] * (len(self.columns) - 1)) + "|"]
-        lines += ["| " + " | ".join(_text(cell) for cell in row) + " |" for row in self.rows]
-        return "\n".join([*lines, "", *(f"- {note}" for note in self.notes), ""])
+        of_text = [all(isinstance(row[column], str) for row in self.rows) for column in range(len(self.columns))]
+        lines = [f"## {markdown_text(self.title)}", "",
+                 "| " + " | ".join(markdown_text(name) for name in self.columns) + " |",
+                 "|" + "|".join(" --- " if text else " ---: " for text in of_text) + "|"]
+        lines += ["| " + " | ".join("<br>".join(map(markdown_text, self.lines(cell))) for cell in row) + " |"
+                  for row in self.rows]
+        return "\n".join([*lines, "", *(f"- {markdown_text(note)}" for note in self.notes), ""])
 
     def csv(self) -> str:
-        """The table as CSV; a list becomes its mean."""
+        """The records, or else the rows, as CSV; a list becomes its mean, a cell of several lines its first."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows([[_plain(cell) for cell in row] for row in self.rows])
+        columns = list(dict.fromkeys(key for record in self.records for key in record)) or list(self.columns)
+        rows = [[record.get(key) for key in columns] for record in self.records] or self.rows
+        writer.writerow(columns)
+        writer.writerows([[_plain(cell) for cell in row] for row in rows])
         return stream.getvalue()
 
+    def latex(self) -> str:
+        """A ``table`` environment in the manner of booktabs, no wider than the page, notes below."""
+        rows = [" & ".join(self._latex_cell(cell) for cell in row) + r" \\" for row in self.rows]
+        return "\n".join([
+            r"\begin{table}[p]", r"\centering\footnotesize", rf"\caption*{{{latex_text(self.title)}}}",
+            r"\begin{adjustbox}{max width=\linewidth, max totalheight=0.72\textheight}",
+            rf"\begin{{tabular}}{{l{'c' * (len(self.columns) - 1)}}}", r"\toprule",
+            " & ".join(map(latex_text, self.columns)) + r" \\", r"\midrule", *rows, r"\bottomrule",
+            r"\end{tabular}", r"\end{adjustbox}", r"\begin{itemize}\setlength\itemsep{0pt}\scriptsize",
+            *(rf"\item{{}} {latex_text(note)}" for note in self.notes), r"\end{itemize}", r"\end{table}", ""])
 
-def reconstruction_table(folds: Sequence[dict[str, Any]], notes: Sequence[str]) -> Table:
-    """Table 3: how well the autoencoders give patches back that they have not seen."""
-    judge = _all_of(fold["judges"]["perceptual"] for fold in folds) or "LPIPS"
-    columns = ["Autoencoder", "LPIPS ↓" if judge.startswith("LPIPS") else "perceptual ↓", "SSIM ↑", "PSNR ↑",
-               "SSIM in liver ↑", "PSNR in liver ↑", "SSIM in tumour ↑", "PSNR in tumour ↑",
-               "Paper: LPIPS / SSIM / PSNR"]
-    rows = []
-    for kind, name in (("vqvae", "VQ-VAE"), ("vae", "VAE")):
-        found = [fold["reconstruction"][kind] for fold in folds if kind in fold["reconstruction"]]
-        keys = ("perceptual", "ssim", "psnr", "ssim_liver_or_tumour", "psnr_liver_or_tumour", "ssim_tumour",
-                "psnr_tumour")
-        paper = PAPER_TABLE_3[kind]
-        rows.append([name, *([figures[key] for figures in found] or None for key in keys),
-                     f"{paper['LPIPS']:.4f} / {paper['SSIM']:.4f} / {paper['PSNR']:.2f}"])
-    return Table("table3", "Table 3: reconstruction of held-out patches", columns, rows,
-                 [*notes, f"Perceptual: {judge}. Liver: liver or tumour.", *_missing(rows), _paper_note()])
+    def _latex_cell(self, cell: Any) -> str:
+        lines = [latex_text(line) for line in self.lines(cell)]
+        return lines[0] if len(lines) == 1 else r"\shortstack{" + r" \\ ".join(lines) + "}"
 
+    def _text(self, cell: Any) -> str:
+        if isinstance(cell, list):
+            spread = f" ± {self._number(float(np.std(cell, ddof=1)))}" if len(cell) > 1 else ""
+            return self._number(float(np.mean(cell))) + spread
+        if isinstance(cell, Interval):
+            return f"{self._number(cell.value)} ({self._number(cell.low)} to {self._number(cell.high)})"
+        if isinstance(cell, Missing):
+            return cell.reason
+        if isinstance(cell, PValue) and cell < 0.001:
+            return "< 0.001"
+        return MISSING if cell is None else self._number(cell) if isinstance(cell, float) else str(cell)
 
-def generation_table(folds: Sequence[dict[str, Any]], notes: Sequence[str]) -> Table:
-    """Table 4: how far synthetic patches are from real ones of held-out patients."""
-    every = [row for fold in folds for row in fold["samples"].values()]
-    measured = [row for row in every if "frechet" in row]
-    columns = ["Generator", *(f"{view} ↓" for view in VIEWS), "mean, kernel ↓", "floor, mean",
-               "in the mask's intensities", "tumour Dice ↑", "response to the mask ↑", "Paper: A / S / C / mean"]
-    rows = []
-    for name, paper in PAPER_TABLE_4.items():
-        found = [fold["samples"][name] for fold in folds if name in fold["samples"]]
-        agreement = [figures["mask_agreement"] for figures in found]
-        near = [figures for figures in found if "frechet" in figures]
-        rows.append([name, *([figures["frechet"][view] for figures in near] or None for view in VIEWS),
-                     [figures["kernel"]["mean"] for figures in near] or None,
-                     [figures["frechet_floor"]["mean"] for figures in near] or None,
-                     _known([one["share_within_all"] for one in agreement]),
-                     _known([one["dice"]["tumour"]["mean"] for one in agreement]),
-                     _known([figures.get("mask_response", {}).get("ratio") for figures in found]),
-                     " / ".join(f"{value:.2f}" for value in paper)])
-    notes = list(notes)
-    if measured:
-        notes += [f"Distances: {_all_of(row['frechet_name'] for row in measured)}; "
-                  f"{_all_of(row['kernel_name'] for row in measured)}.",
-                  f"Floor: {_all_of(row['floor'] for row in measured)} (learning against held-out patients); the "
-                  "distances are of as many."]
-    if len(measured) < len(every):
-        notes.append(f"{len(every) - len(measured)} of {len(every)} sets of samples have no distance: they are empty.")
-    if every:
-        notes += ["In the mask's intensities: share of samples whose mean intensity in tumour, liver and background "
-                  "each lies within 2 standard deviations of real patches.",
-                  "Tumour Dice: the sample segmented again by "
-                  f"{_all_of(fold['judges']['segmentor'] for fold in folds)}, against its mask.",
-                  "Response to the mask: the tumour is moved in the mask and the sample drawn again with the same "
-                  "seed; how many times more the intensities change where the mask has changed than elsewhere."]
-    return Table("table4", "Table 4: synthetic against real patches of held-out patients", columns, rows,
-                 [*notes, *_missing(rows), _paper_note()])
+    def _number(self, value: float) -> str:
+        if self.digits is not None:
+            return f"{round(value, self.digits) + 0.0:.{self.digits}f}"  # no "-0.000"
+        return f"{value:.4g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.1e}"
 
 
-def _known(values: Sequence[float | None]) -> list[float] | None:
-    return [value for value in values if value is not None] or None
+def latex_document(title: str, notice: str, tables: Sequence[Table]) -> str:
+    """A document of its own, which any LaTeX with booktabs, caption and adjustbox compiles."""
+    return "\n".join([
+        r"\documentclass[10pt]{article}", r"\usepackage[T1]{fontenc}", r"\usepackage[utf8]{inputenc}",
+        r"\usepackage[a4paper,landscape,margin=15mm]{geometry}", r"\usepackage{booktabs,caption,adjustbox}",
+        r"\begin{document}", rf"\section*{{{latex_text(title)}}}", rf"\noindent {latex_text(notice)}", r"\clearpage",
+        *(table.latex() for table in tables), r"\end{document}", ""])
 
 
-def _missing(rows: Sequence[Sequence[Any]]) -> list[str]:
-    names = [row[0] for row in rows if all(cell is None for cell in row[1:-1])]
-    return ([f"{MISSING}: not trained in this run with the settings of its last call, or without samples "
-             f"({', '.join(names)})."] if names else [])
+def markdown_text(text: str) -> str:
+    """Text that Markdown does not read as mark-up."""
+    return re.sub(r"([\\`*_<|\[])", r"\\\1", text.replace("\n", " "))
 
 
-def _all_of(names: Iterable[str]) -> str:
-    """Each name once: folds may have other judges."""
-    return ", ".join(dict.fromkeys(names))
-
-
-def _paper_note() -> str:
-    return ("The paper's figures are of another cohort and, where they are FID or LPIPS, of other features: they stand "
-            "here for orientation, not for comparison.")
+def latex_text(text: str) -> str:
+    """Text that LaTeX does not read as commands."""
+    return "".join(LATEX.get(letter, letter) for letter in text.replace("\n", " "))
 
 
 def _plain(cell: Any) -> Any:
+    if isinstance(cell, tuple):
+        return _plain(cell[0])
     if isinstance(cell, list):
         return float(np.mean(cell))
-    return "" if cell is None else cell
-
-
-def _text(cell: Any) -> str:
-    if cell is None:
-        return MISSING
-    if isinstance(cell, list):
-        spread = f" ± {_number(float(np.std(cell, ddof=1)))}" if len(cell) > 1 else ""
-        return _number(float(np.mean(cell))) + spread
-    return _number(cell) if isinstance(cell, float) else str(cell)
-
-
-def _number(value: float) -> str:
-    """Four significant figures, no exponent for what a table holds."""
-    return f"{value:.4g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.1e}"
+    if isinstance(cell, Interval):
+        return cell.value
+    return "" if cell is None or isinstance(cell, Missing) else cell

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from neonet_core.cohort import Cohort, Folds, check_cohort, stratified_folds
+from neonet_core.cohort import Cohort, Folds, QualityReport, check_cohort, stratified_folds
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Events, Silent
-from neonet_core.experiment.fold import (
+from neonet_core.experiment.engines import ENGINES, Task
+from neonet_core.experiment.fold import Fold, FoldTraining, case_identities, split_fold
+from neonet_core.experiment.graph import (
     AUTOENCODERS,
-    Fold,
-    FoldTraining,
-    case_identities,
-    chosen_segmentors,
-    split_fold,
+    baselines_of,
+    segmentor_settings,
+    segmentor_stage,
+    split_models,
+    stages_of_fold,
 )
 from neonet_core.experiment.predictions import write_predictions
 from neonet_core.experiment.run import Run
@@ -22,13 +26,78 @@ from neonet_core.presets import STAGES, Preset
 from neonet_core.segmentation.networks import build_segmentor
 from neonet_core.training.device import choose_device
 from neonet_core.training.files import read_json, write_json
-from neonet_core.training.prepared import PreparedCohort
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A training that has been looked through and not begun: nothing is written yet.
+
+    Attributes
+    ----------
+    run : Run
+    tasks : tuple of Task
+        The stages of all folds, each after those that it needs.
+    """
+
+    run: Run
+    tasks: tuple[Task, ...]
+    settings: dict[str, Any]
+    quality: QualityReport
+    folds: Folds
+
+    def begin(self) -> None:
+        """Write the settings, the quality control and the split into the run folder."""
+        self.run.begin(self.settings)
+        write_json(self.run.folder / "quality.json", self.quality.to_json())
+        self.folds.write(self.run.folder / "folds.json")
 
 
 def train(cohort: Cohort, preset: Preset, out: Path, *, seed: int = 0, folds: Sequence[int] | None = None,
-          split: Path | None = None, stages: Sequence[str] | None = None, models: Sequence[str] = (),
-          ratios: Sequence[int] | None = None, device: str = "auto", events: Events | None = None) -> Run:
+          split: Path | None = None, stages: Sequence[str] | None = None, models: Sequence[str] | None = None,
+          ratios: Sequence[int] | None = None, engine: str = "local", threads: int | None = None,
+          device: str = "auto", events: Events | None = None) -> Run:
     """Train the models of a cohort, fold by fold; resumes where an earlier call with the same folder stopped.
+
+    Parameters
+    ----------
+    engine : "local" or "ray"
+        One stage after the other in this process, or as tasks of a Ray cluster (`engines`).
+    threads : int or None
+        CPU threads of a stage. None: as torch has it, or `engines.DEFAULT_THREADS` with Ray.
+    cohort, preset, out, seed, folds, split, stages, models, ratios, device, events
+        See `experiment`, which raises for all that can be seen to be wrong before the work begins.
+
+    Raises
+    ------
+    NeoNetError
+        What `experiment` raises; ``STAGE_BUSY``; what a stage raises.
+    """
+    events = events or Silent()
+    planned = experiment(cohort, preset, out, seed=seed, folds=folds, split=split, stages=stages, models=models,
+                         ratios=ratios, device=device, events=events)
+    if engine not in ENGINES:
+        raise NeoNetError("BAD_ARGUMENT", f"There is no engine '{engine}'.", f"Choose from {', '.join(ENGINES)}.")
+    if threads is not None and threads < 1:
+        raise NeoNetError("BAD_ARGUMENT", f"{threads} threads cannot compute.", "Choose --threads 1 or more.")
+    left = [task for task in planned.tasks if not task.training.is_done(task.stage)]
+    planned.begin()
+    for task in planned.tasks:
+        if task.stage in AUTOENCODERS:
+            task.training.prepare(events)
+    if not left:
+        events.log(f"Nothing to do: all {len(planned.tasks)} stages were done before with these settings and cases.")
+    else:
+        if len(left) < len(planned.tasks):
+            events.log(f"{len(planned.tasks) - len(left)} of {len(planned.tasks)} stages were done before.")
+        ENGINES[engine](left, device, threads, events)
+    write_predictions(planned.run)
+    return planned.run
+
+
+def experiment(cohort: Cohort, preset: Preset, out: Path, *, seed: int = 0, folds: Sequence[int] | None = None,
+               split: Path | None = None, stages: Sequence[str] | None = None, models: Sequence[str] | None = None,
+               ratios: Sequence[int] | None = None, device: str = "auto", events: Events | None = None) -> Experiment:
+    """Look through all that a training needs, and write nothing.
 
     Parameters
     ----------
@@ -43,35 +112,38 @@ def train(cohort: Cohort, preset: Preset, out: Path, *, seed: int = 0, folds: Se
     stages : sequence of str or None
         Out of `STAGES`; None: those that the preset names. ``ldm``, ``controlnet`` and ``synth`` are run for the
         autoencoders (``vae``, ``vqvae``) that are named with them, or else for those that are trained.
-    models : sequence of str
-        Segmentation networks instead of the preset's.
+    models : sequence of str or None
+        Segmentation networks and classifiers (`graph.stages_of_fold`); None: those of the preset.
     ratios : sequence of int or None
         Shares of synthetic cases in percent with which NeoCls is trained, 0 to 100 (R+S); None: those of the preset.
 
     Raises
     ------
     NeoNetError
-        ``BAD_ARGUMENT``, ``RUN_EXISTS``, ``COHORT_CHANGED``, ``TOO_FEW_CASES``, ``FOLDS_MISMATCH``,
-        ``STAGE_BUSY``; ``NO_VAE``, ``NO_LDM``, ... for a stage whose earlier stage is missing.
+        ``BAD_ARGUMENT``, ``BAD_PRESET``, ``RUN_EXISTS``, ``COHORT_CHANGED``, ``TOO_FEW_CASES``, ``FOLDS_MISMATCH``;
+        ``NO_VAE``, ``NO_LDM``, ... for a stage whose earlier stage is missing.
     """
     events = events or Silent()
     stages = preset.stages if stages is None else stages
+    models = preset.models if models is None else models
     ratios = preset.ratios if ratios is None else ratios
     _check_arguments(stages, folds, preset, models, ratios, seed)
-    chosen = choose_device(device)
     run = Run(out)
-    run.begin({"preset": preset.model_dump(), "cohort": cohort.path.name, "outcome": cohort.outcome_name, "seed": seed,
-               "device": chosen.type})
+    settings = {"preset": preset.model_dump(), "cohort": cohort.path.name, "outcome": cohort.outcome_name,
+                "seed": seed, "device": choose_device(device).type}
+    run.check(settings)
     report = check_cohort(cohort, events)
     events.log(report.table())
     all_folds = _folds_of_run(run, cohort, report.included, preset, seed, split)
-    write_json(out / "quality.json", report.to_json())
-    all_folds.write(out / "folds.json")
-    prepared = PreparedCohort(out / "prepared", case_identities(report))
+    identities = case_identities(report)
+    tasks = []
     for fold in _chosen_folds(report.included, all_folds, folds, preset):
-        FoldTraining(run, fold, report, preset, prepared, seed, chosen, events).run(stages, models, ratios)
-    write_predictions(run)
-    return run
+        training = FoldTraining(run, fold, report, identities, preset, seed)
+        trained = [kind for kind in AUTOENCODERS if training.is_done(kind)]
+        names = stages_of_fold(preset, stages, models, ratios, trained)
+        training.check(names)
+        tasks += [Task(training, name) for name in names]
+    return Experiment(run, tuple(tasks), settings, report, all_folds)
 
 
 def _folds_of_run(run: Run, cohort: Cohort, included: Cohort, preset: Preset, seed: int, split: Path | None) -> Folds:
@@ -125,13 +197,23 @@ def _check_arguments(stages: Sequence[str], folds: Sequence[int] | None, preset:
     if any(not 0 <= ratio <= 100 for ratio in ratios) or len(set(ratios)) != len(ratios):
         raise NeoNetError("BAD_ARGUMENT", f"The ratios {list(ratios)} are not different percentages from 0 to 100.",
                           "Example: --ratios 0,50,100")
+    segmentors, classifiers = split_models(models, preset)
     if "seg" in stages:
-        for settings in chosen_segmentors(preset, models):
-            build_segmentor(settings)
+        for network in segmentors:
+            build_segmentor(segmentor_settings(segmentor_stage(preset, network), preset))
+    if "cls" in stages and (baselines := baselines_of(classifiers)):
+        _check_baselines(baselines, preset)
     if set(stages) != {"seg"}:
         _check_generator(stages, preset)
     if "synth" in stages:
         _check_sampling(preset)
+
+
+def _check_baselines(names: Sequence[str], preset: Preset) -> None:
+    from neonet_core.classification.baselines import check_size
+
+    for name in names:
+        check_size(name, preset.crop.size)
 
 
 def _check_sampling(preset: Preset) -> None:

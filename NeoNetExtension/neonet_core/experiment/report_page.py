@@ -1,0 +1,68 @@
+"""The page of a run: one self-contained HTML file, no script, nothing external, no path and no patient in it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from neonet_core import __version__
+from neonet_core.bundle import RESEARCH_USE_ONLY
+from neonet_core.experiment.classification_tables import auc_record, ratio_name
+from neonet_core.experiment.gallery import Picture
+from neonet_core.experiment.graph import segmentor_stage
+from neonet_core.experiment.paper import TABLE_1
+from neonet_core.experiment.results import PROTOCOLS, Results
+from neonet_core.experiment.tables import Table
+from neonet_core.figures import Outcome
+from neonet_core.training.files import read_json
+
+SECTIONS = (
+    ("Segmentation (NeoSeg)", ("table1",), ("labels",)),
+    ("Classification (NeoCls)", ("table2", "table2b"), ("roc",)),
+    ("Calibration and thresholds", ("table2c",), ("reliability", "decision")),
+    ("Generation (NeoGen)", ("table3", "table4"), ("reconstructions", "patches")),
+    ("Parts of PattenNet", ("table5",), ()),
+)
+"""Headings, and the tables and pictures that stand below them."""
+
+
+def run_html(results: Results, tables: Sequence[Table], pictures: Sequence[Picture], copies: Sequence[str],
+             checklists: Sequence[Table]) -> str:
+    """The page; all text is escaped."""
+    from jinja2 import Environment, StrictUndefined
+
+    template = files("neonet_core").joinpath("resources/templates/run.html").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["data_uri"] = lambda data: "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+    by_name, drawn = {table.name: table for table in tables}, {picture.name: picture for picture in pictures}
+    settings, quality = results.run.settings(), read_json(results.run.folder / "quality.json")
+    return environment.from_string(template).render(
+        notice=RESEARCH_USE_ONLY, outcome=Outcome.of(settings["outcome"]), preset=results.preset, settings=settings,
+        protocol=PROTOCOLS[results.preset.protocol], cases=len(quality["included"]), quality=quality,
+        folds=results.folds, key_figures=_key_figures(results), copies=copies, checklists=checklists,
+        environment=settings["environment"], neonet=__version__,
+        sections=[(title, [by_name[name] for name in its_tables], [drawn[name] for name in its_pictures])
+                  for title, its_tables, its_pictures in SECTIONS])
+
+
+def _key_figures(results: Results) -> list[dict[str, Any]]:
+    """What a reader looks for first: Dice of the run's network, AUC without and with synthetic cases."""
+    network = results.preset.seg.network
+    segmentation = results.stage(segmentor_stage(results.preset, network))
+    dice = [figures["dice"] for figures in segmentation.figures.values()]
+    shown = [{"name": f"Dice, {network}", "value": f"{sum(dice) / len(dice):.3f}" if dice else None,
+              "why": segmentation.why, "details": [f"mean of {len(dice)} of {results.folds} folds"],
+              "paper": f"{TABLE_1[network]:.4f}"}]
+    for ratio in dict.fromkeys((0, results.highest_ratio)):
+        record = auc_record(results, "PattenNet", ratio)
+        value, pooled = record["auc_mean_of_folds"], record["auc_pooled"]
+        details = [f"mean of {record['folds_done']} of {record['folds']} folds"]
+        if pooled is not None:
+            details.append(f"pooled {pooled:.3f}, 95 % interval {record['delong_low']:.3f} to "
+                           f"{record['delong_high']:.3f}")
+        shown.append({"name": f"AUC, PattenNet, {ratio_name(ratio)}",
+                      "value": None if value is None else f"{value:.3f}", "why": record["missing"], "details": details,
+                      "paper": None if record["paper"] is None else f"{record['paper']:.4f}"})
+    return shown
