@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from neonet_core.bundle import load_bundle
 from neonet_core.demo import run_demo
-from neonet_core.experiment.pictures import patch_gallery
+from neonet_core.experiment.reporting.pictures import patch_gallery
 from neonet_core.figures import png
 from neonet_core.phantom import draw_severity, simulate_case
 from neonet_core.pipeline import cut_patch

@@ -250,7 +250,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--dry-run", action="store_true", help="print the stages, what is done and what is left, with "
                        "the estimated time; write nothing")
 
-    report = command("report", _report, "the five tables of a training run, curves, pictures and checklists as one page")
+    report = command("report", _report, "a training run's five tables, curves, pictures and checklists as one page")
     report.add_argument("folder", metavar="RUN", type=Path)
     report.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/report")
     report.add_argument("--weights", type=Path, metavar="INCEPTION.safetensors", help="for FID and KID; without it, "
@@ -454,8 +454,8 @@ def _train(options: argparse.Namespace, events: Events) -> None:
 
 
 def _report(options: argparse.Namespace, events: Events) -> None:
-    from neonet_core.experiment.repeats import write_repeats
-    from neonet_core.experiment.report import write_report
+    from neonet_core.experiment.reporting.repeats import write_repeats
+    from neonet_core.experiment.reporting.report import write_report
     from neonet_core.experiment.run import runs_in
 
     runs = runs_in(options.folder)

@@ -12,7 +12,7 @@ from neonet_core.cohort import read_manifest
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Silent
 from neonet_core.experiment.engines import Task, _Mailbox
-from neonet_core.experiment.report import write_report
+from neonet_core.experiment.reporting.report import write_report
 from neonet_core.experiment.run import Run
 from neonet_core.experiment.train import experiment, train
 from neonet_core.presets import load_preset

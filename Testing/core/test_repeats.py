@@ -7,8 +7,8 @@ from sklearn.metrics import roc_auc_score
 from test_run_tables import cell, records_of, scores_of
 
 from neonet_core.errors import NeoNetError
-from neonet_core.experiment.repeats import repeats_table, write_repeats
-from neonet_core.experiment.tables import Missing
+from neonet_core.experiment.reporting.repeats import repeats_table, write_repeats
+from neonet_core.experiment.reporting.tables import Missing
 from neonet_core.presets import load_preset
 
 

@@ -12,12 +12,12 @@ import pytest
 from made_results import add_classifier, add_segmentor, made_run, outcomes_of
 
 from neonet_core.errors import NeoNetError
-from neonet_core.experiment.charts import charts, curves
-from neonet_core.experiment.checklist import TO_FILL_IN, checklists, facts
-from neonet_core.experiment.checklist_items import CLAIM, TRIPOD_AI
-from neonet_core.experiment.pictures import overlay_gallery
-from neonet_core.experiment.report import write_report
-from neonet_core.experiment.results import Results
+from neonet_core.experiment.reporting.charts import charts, curves
+from neonet_core.experiment.reporting.checklist import TO_FILL_IN, checklists, facts
+from neonet_core.experiment.reporting.checklist_items import CLAIM, TRIPOD_AI
+from neonet_core.experiment.reporting.pictures import overlay_gallery
+from neonet_core.experiment.reporting.report import write_report
+from neonet_core.experiment.reporting.results import Results
 from neonet_core.experiment.run import Run
 from neonet_core.presets import load_preset
 from neonet_core.training.files import read_json, write_json

@@ -13,14 +13,14 @@ from neonet_core.cli import main
 from neonet_core.cohort import read_manifest
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Silent
-from neonet_core.experiment.gallery import patches
-from neonet_core.experiment.image_tables import generation_table, reconstruction_table
 from neonet_core.experiment.images import label_patch, measure_images, move_tumour, real_patches
-from neonet_core.experiment.paper import TABLE_3, TABLE_4
-from neonet_core.experiment.report import copies_lines, write_report
-from neonet_core.experiment.results import Results
+from neonet_core.experiment.reporting.gallery import patches
+from neonet_core.experiment.reporting.image_tables import generation_table, reconstruction_table
+from neonet_core.experiment.reporting.paper import TABLE_3, TABLE_4
+from neonet_core.experiment.reporting.report import copies_lines, write_report
+from neonet_core.experiment.reporting.results import Results
+from neonet_core.experiment.reporting.tables import Table
 from neonet_core.experiment.run import Run
-from neonet_core.experiment.tables import Table
 from neonet_core.experiment.train import train
 from neonet_core.presets import load_preset
 from neonet_core.volume import Volume, read_volume, write_volume
@@ -80,7 +80,7 @@ def test_samples_and_real_patches_are_counted_equally(run, report):
 def test_each_row_of_the_picture_is_one_patient(run, monkeypatch, tmp_path):
     """Also where the generators' samples lie in different orders."""
     shown = {}
-    monkeypatch.setattr("neonet_core.experiment.gallery.patch_gallery",
+    monkeypatch.setattr("neonet_core.experiment.reporting.gallery.patch_gallery",
                         lambda real, cases, columns, outcome_name: shown.update(
                             real=real, cases=cases, columns=columns, outcome_name=outcome_name))
     copy = tmp_path / "run"

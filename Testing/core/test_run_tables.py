@@ -12,14 +12,14 @@ from scipy.stats import norm
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from neonet_core.classification.names import BASELINE_NAMES, CONTROLS
-from neonet_core.experiment.calibration_table import calibration_table
-from neonet_core.experiment.classification_tables import ablation_table, classification_table
-from neonet_core.experiment.comparison_table import comparison_table
 from neonet_core.experiment.graph import classifier_stage
 from neonet_core.experiment.predictions import read_predictions
-from neonet_core.experiment.results import Results
-from neonet_core.experiment.segmentation_table import segmentation_table
-from neonet_core.experiment.tables import Interval, Missing, PValue, Table
+from neonet_core.experiment.reporting.calibration_table import calibration_table
+from neonet_core.experiment.reporting.classification_tables import ablation_table, classification_table
+from neonet_core.experiment.reporting.comparison_table import comparison_table
+from neonet_core.experiment.reporting.results import Results
+from neonet_core.experiment.reporting.segmentation_table import segmentation_table
+from neonet_core.experiment.reporting.tables import Interval, Missing, PValue, Table
 from neonet_core.presets import load_preset
 from neonet_core.training.files import read_json
 

@@ -9,19 +9,19 @@ from typing import Any
 from neonet_core.bundle import RESEARCH_USE_ONLY
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Events, Silent
-from neonet_core.experiment.calibration_table import calibration_table
-from neonet_core.experiment.charts import charts
-from neonet_core.experiment.checklist import checklists
-from neonet_core.experiment.classification_tables import ablation_table, classification_table
-from neonet_core.experiment.comparison_table import comparison_table
-from neonet_core.experiment.gallery import Picture, galleries
-from neonet_core.experiment.image_tables import generation_table, reconstruction_table
 from neonet_core.experiment.images import measure_images
-from neonet_core.experiment.report_page import run_html
-from neonet_core.experiment.results import PROTOCOLS, Results
+from neonet_core.experiment.reporting.calibration_table import calibration_table
+from neonet_core.experiment.reporting.charts import charts
+from neonet_core.experiment.reporting.checklist import checklists
+from neonet_core.experiment.reporting.classification_tables import ablation_table, classification_table
+from neonet_core.experiment.reporting.comparison_table import comparison_table
+from neonet_core.experiment.reporting.gallery import Picture, galleries
+from neonet_core.experiment.reporting.image_tables import generation_table, reconstruction_table
+from neonet_core.experiment.reporting.report_page import run_html
+from neonet_core.experiment.reporting.results import PROTOCOLS, Results
+from neonet_core.experiment.reporting.segmentation_table import segmentation_table
+from neonet_core.experiment.reporting.tables import Table, latex_document, markdown_text
 from neonet_core.experiment.run import Run
-from neonet_core.experiment.segmentation_table import segmentation_table
-from neonet_core.experiment.tables import Table, latex_document, markdown_text
 from neonet_core.training.device import choose_device
 from neonet_core.training.files import write_bytes, write_text
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from neonet_core.classification.names import CONTROLS
-from neonet_core.experiment.checklist_items import CLAIM, TRIPOD_AI, Item
-from neonet_core.experiment.classification_tables import MODELS, auc_record, model_name, ratio_name
 from neonet_core.experiment.graph import segmentor_stage
-from neonet_core.experiment.paper import TABLE_1
-from neonet_core.experiment.results import PROTOCOLS, Results
-from neonet_core.experiment.tables import Table
+from neonet_core.experiment.reporting.checklist_items import CLAIM, TRIPOD_AI, Item
+from neonet_core.experiment.reporting.classification_tables import MODELS, auc_record, model_name, ratio_name
+from neonet_core.experiment.reporting.paper import TABLE_1
+from neonet_core.experiment.reporting.results import PROTOCOLS, Results
+from neonet_core.experiment.reporting.tables import Table
 from neonet_core.training.files import read_json
 
 TO_FILL_IN = "To be filled in by the authors."

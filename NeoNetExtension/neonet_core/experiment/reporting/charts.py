@@ -13,9 +13,9 @@ from sklearn.metrics import roc_curve
 from neonet_core.classification.names import BASELINE_NAMES, VOLUME
 from neonet_core.evaluation.auc import auc, delong_interval
 from neonet_core.evaluation.calibration import decision_curve, reliability
-from neonet_core.experiment.classification_tables import model_name, ratio_name
-from neonet_core.experiment.gallery import Picture
-from neonet_core.experiment.results import Results, Scores
+from neonet_core.experiment.reporting.classification_tables import model_name, ratio_name
+from neonet_core.experiment.reporting.gallery import Picture
+from neonet_core.experiment.reporting.results import Results, Scores
 from neonet_core.figures import INK, NEGATIVE, POSITIVE, QUIET, png
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import numpy as np
 from neonet_core.classification.names import BASELINE_NAMES, CONTROLS, VOLUME
 from neonet_core.evaluation.auc import auc
 from neonet_core.evaluation.comparison import delong_test, holm
-from neonet_core.experiment.classification_tables import MODELS, model_name, ratio_name
-from neonet_core.experiment.results import Results, Scores
-from neonet_core.experiment.tables import Interval, PValue, Table
+from neonet_core.experiment.reporting.classification_tables import MODELS, model_name, ratio_name
+from neonet_core.experiment.reporting.results import Results, Scores
+from neonet_core.experiment.reporting.tables import Interval, PValue, Table
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import numpy as np
 
 from neonet_core.classification.names import BASELINE_NAMES, CONTROLS, VOLUME
 from neonet_core.evaluation.auc import auc, bootstrap_interval, delong_interval
-from neonet_core.experiment.paper import RATIOS, TABLE_2_MEAN, TABLE_5, auc_in_paper
-from neonet_core.experiment.results import OF_PAPER, Results, folds_text
-from neonet_core.experiment.tables import Interval, Missing, Table
+from neonet_core.experiment.reporting.paper import RATIOS, TABLE_2_MEAN, TABLE_5, auc_in_paper
+from neonet_core.experiment.reporting.results import OF_PAPER, Results, folds_text
+from neonet_core.experiment.reporting.tables import Interval, Missing, Table
 
 MODELS = (*BASELINE_NAMES, "PattenNet")
 """The rows of table 2, in the paper's order."""

@@ -11,13 +11,13 @@ import numpy as np
 from neonet_core.bundle import RESEARCH_USE_ONLY
 from neonet_core.classification.names import ABLATIONS, CONTROLS
 from neonet_core.errors import NeoNetError
-from neonet_core.experiment.classification_tables import MODELS, auc_record, model_name, ratio_name
 from neonet_core.experiment.graph import segmentor_stage
-from neonet_core.experiment.paper import TABLE_1
-from neonet_core.experiment.results import Results
+from neonet_core.experiment.reporting.classification_tables import MODELS, auc_record, model_name, ratio_name
+from neonet_core.experiment.reporting.paper import TABLE_1
+from neonet_core.experiment.reporting.results import Results
+from neonet_core.experiment.reporting.segmentation_table import mean_interval, patient_dice
+from neonet_core.experiment.reporting.tables import Missing, Table, latex_document
 from neonet_core.experiment.run import Run
-from neonet_core.experiment.segmentation_table import mean_interval, patient_dice
-from neonet_core.experiment.tables import Missing, Table, latex_document
 from neonet_core.training.files import read_json, write_text
 
 Values = tuple[float | None, float | None]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from neonet_core.experiment.graph import segmentor_stage
-from neonet_core.experiment.paper import TABLE_1
-from neonet_core.experiment.results import OF_PAPER, Results, StageResults
-from neonet_core.experiment.tables import Interval, Missing, Table
+from neonet_core.experiment.reporting.paper import TABLE_1
+from neonet_core.experiment.reporting.results import OF_PAPER, Results, StageResults
+from neonet_core.experiment.reporting.tables import Interval, Missing, Table
 
 STRUCTURES = ("dice", "dice_liver", "dice_tumour")
 BOOTSTRAPS = 2000

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from neonet_core.experiment.paper import TABLE_3, TABLE_4
-from neonet_core.experiment.tables import MISSING, Table
+from neonet_core.experiment.reporting.paper import TABLE_3, TABLE_4
+from neonet_core.experiment.reporting.tables import MISSING, Table
 
 VIEWS = ("axial", "sagittal", "coronal", "mean")
 

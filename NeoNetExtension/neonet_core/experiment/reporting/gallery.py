@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from neonet_core.errors import NeoNetError
 from neonet_core.experiment.graph import AUTOENCODERS, segmentor_settings, segmentor_stage
 from neonet_core.experiment.images import real_patches, sample_paths
-from neonet_core.experiment.paper import TABLE_1
-from neonet_core.experiment.pictures import overlay_gallery, patch_gallery, reconstruction_gallery
-from neonet_core.experiment.results import Results
+from neonet_core.experiment.reporting.paper import TABLE_1
+from neonet_core.experiment.reporting.pictures import overlay_gallery, patch_gallery, reconstruction_gallery
+from neonet_core.experiment.reporting.results import Results
 from neonet_core.experiment.trained import load_autoencoder, load_segmentor
 from neonet_core.figures import png
 from neonet_core.generation.synthesis import read_samples

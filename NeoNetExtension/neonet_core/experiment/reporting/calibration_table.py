@@ -10,9 +10,9 @@ from neonet_core.classification.names import CONTROLS
 from neonet_core.evaluation.calibration import brier_score, calibration_intercept_slope
 from neonet_core.evaluation.comparison import permutation_test
 from neonet_core.evaluation.operating_point import sensitivity_specificity
-from neonet_core.experiment.classification_tables import MODELS, model_name, ratio_name
-from neonet_core.experiment.results import Results, Scores
-from neonet_core.experiment.tables import Interval, Missing, PValue, Table
+from neonet_core.experiment.reporting.classification_tables import MODELS, model_name, ratio_name
+from neonet_core.experiment.reporting.results import Results, Scores
+from neonet_core.experiment.reporting.tables import Interval, Missing, PValue, Table
 
 PERMUTATIONS = 10_000
 CHOSEN_ON = {"paper": "the fold's training patients, whom its network has learned from",

@@ -9,12 +9,12 @@ from typing import Any
 
 from neonet_core import __version__
 from neonet_core.bundle import RESEARCH_USE_ONLY
-from neonet_core.experiment.classification_tables import auc_record, ratio_name
-from neonet_core.experiment.gallery import Picture
 from neonet_core.experiment.graph import segmentor_stage
-from neonet_core.experiment.paper import TABLE_1
-from neonet_core.experiment.results import PROTOCOLS, Results
-from neonet_core.experiment.tables import Table
+from neonet_core.experiment.reporting.classification_tables import auc_record, ratio_name
+from neonet_core.experiment.reporting.gallery import Picture
+from neonet_core.experiment.reporting.paper import TABLE_1
+from neonet_core.experiment.reporting.results import PROTOCOLS, Results
+from neonet_core.experiment.reporting.tables import Table
 from neonet_core.figures import Outcome
 from neonet_core.training.files import read_json
 

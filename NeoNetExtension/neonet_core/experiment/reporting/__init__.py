@@ -1,0 +1,1 @@
+"""`neonet report`: the tables, curves, pictures and checklists of a training run."""
