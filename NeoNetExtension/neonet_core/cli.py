@@ -249,6 +249,8 @@ def _parser() -> argparse.ArgumentParser:
                        "engines give equal results")
     train.add_argument("--dry-run", action="store_true", help="print the stages, what is done and what is left, with "
                        "the estimated time; write nothing")
+    train.add_argument("--benchmark", type=Path, metavar="BENCHMARK.json", help="of 'neonet benchmark': times the "
+                       "stages of --dry-run that have not been run yet")
 
     report = command("report", _report, "a training run's five tables, curves, pictures and checklists as one page")
     report.add_argument("folder", metavar="RUN", type=Path)
@@ -257,6 +259,16 @@ def _parser() -> argparse.ArgumentParser:
                         "the distances are on features of NeoSeg and are called so")
     report.add_argument("--lpips", type=Path, metavar="ALEX.npz", help="for LPIPS (.npz or .safetensors); "
                         "likewise")
+
+    benchmark = command("benchmark", _benchmark, "time each stage of a preset here, and project the whole protocol's "
+                        "hours")
+    benchmark.add_argument("--preset", default="paper", metavar="NAME|FILE", help="default: paper")
+    benchmark.add_argument("--stages", type=_names, metavar="vae,ldm,...", help="default: all of the preset")
+    benchmark.add_argument("--models", type=_names, metavar="UNet,PattenNet,...", help="likewise")
+    benchmark.add_argument("--cases", type=int, default=128, help="of the cohort to project for (default: 128)")
+    benchmark.add_argument("--positives", type=int, default=44, help="of these (default: 44)")
+    benchmark.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    benchmark.add_argument("--out", type=Path, metavar="BENCHMARK.json", help="for 'neonet train --dry-run'")
 
     bundles = commands.add_parser("bundle", help="export, inspect or verify a trained model").add_subparsers(
         metavar="ACTION", required=True, parser_class=_Parser)
@@ -425,6 +437,7 @@ def _train(options: argparse.Namespace, events: Events) -> None:
     from dataclasses import asdict
 
     from neonet_core.cohort import read_manifest
+    from neonet_core.experiment.benchmark import Benchmark
     from neonet_core.experiment.plan import plan, table
     from neonet_core.experiment.run import seed_folder
     from neonet_core.experiment.summary import summarise
@@ -438,8 +451,9 @@ def _train(options: argparse.Namespace, events: Events) -> None:
     out = options.out.resolve()
     runs = {seed: seed_folder(out, seed) for seed in options.seeds} if options.seeds else {options.seed: out}
     if options.dry_run:
-        stages = plan([task for seed, folder in runs.items()
-                       for task in experiment(cohort, preset, folder, seed=seed, **chosen).tasks])
+        tasks = [task for seed, folder in runs.items()
+                 for task in experiment(cohort, preset, folder, seed=seed, **chosen).tasks]
+        stages = plan(tasks, Benchmark.read(options.benchmark) if options.benchmark else None)
         events.log(table(stages))
         events.result(stages=len(stages), done=sum(one.progress.state == "done" for one in stages),
                       **({"plan": [asdict(one) for one in stages]} if options.json else {}))
@@ -468,6 +482,16 @@ def _report(options: argparse.Namespace, events: Events) -> None:
         events.result(repeats=repeats, reports=reports)
     else:
         events.result(report=reports[0])
+
+
+def _benchmark(options: argparse.Namespace, events: Events) -> None:
+    from neonet_core.experiment.benchmark import run_benchmark
+    from neonet_core.presets import load_preset
+
+    benchmark, projection = run_benchmark(
+        load_preset(options.preset), stages=options.stages, models=options.models, cases=options.cases,
+        positives=options.positives, device=options.device, threads=options.threads, out=options.out, events=events)
+    events.result(hours=projection.total, benchmark=options.out, failed=list(benchmark.failures))
 
 
 def _bundle_export(options: argparse.Namespace, events: Events) -> None:

@@ -7,6 +7,7 @@ last digit need the same ``threads`` in both.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def run_ray(tasks: Sequence[Task], device: str, threads: int | None, events: Eve
     Raises
     ------
     NeoNetError
-        ``MISSING_PACKAGE`` without Ray; what a stage raises; ``WORKER_DIED`` where it died too often.
+        ``MISSING_PACKAGE`` without Ray; ``NO_CLUSTER``; what a stage raises; ``WORKER_DIED`` where it died too often.
     """
     try:
         import ray
@@ -74,7 +75,7 @@ def run_ray(tasks: Sequence[Task], device: str, threads: int | None, events: Eve
                           "Install it: pip install 'neonet-core[cluster]'") from None
     own = not ray.is_initialized()
     if own:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        _connect(ray)
     try:
         resources = ray.cluster_resources()
         on_gpu = device in ("auto", "cuda") and resources.get("GPU", 0) > 0
@@ -95,6 +96,15 @@ def run_ray(tasks: Sequence[Task], device: str, threads: int | None, events: Eve
     finally:
         if own:
             ray.shutdown()
+
+
+def _connect(ray: Any) -> None:
+    try:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except ConnectionError as error:
+        raise NeoNetError("NO_CLUSTER", f"There is no Ray cluster at {os.environ.get('RAY_ADDRESS', 'this machine')} "
+                          "that this command may use.", "Start it with 'ray start --head'; where it asks for a token, "
+                          "export RAY_AUTH_MODE=token first.") from error
 
 
 def _train(task: Task, device: str, threads: int, mailbox: Any, *before: bool) -> bool:
