@@ -72,7 +72,7 @@ def kill_a_worker():
 
 
 def test_a_killed_worker_changes_nothing(blob_cohort, local, tmp_path):
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         disturber = Disturber(kill_a_worker)
         run = train_tiny(blob_cohort, tmp_path / "run", "ray", disturber)
@@ -158,3 +158,15 @@ def test_kill_9_in_each_stage_gives_the_same_tables(unequal_cohort, tmp_path):
     tables = [{path.name: path.read_bytes() for path in write_report(Run(folder), device="cpu").parent.glob("*.csv")}
               for folder in (out, tmp_path / "whole")]
     assert len(tables[0]) >= 5 and tables[0] == tables[1]
+
+
+def test_a_cluster_that_is_not_there_is_said(blob_cohort, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "nosuch:6379")
+
+    def refuse(**_):
+        raise ConnectionError("no token")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(NeoNetError) as caught:
+        train_tiny(blob_cohort, tmp_path / "run", "ray")
+    assert caught.value.code == "NO_CLUSTER" and "nosuch:6379" in caught.value.message

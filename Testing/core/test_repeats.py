@@ -6,6 +6,7 @@ from made_results import add_classifier, add_segmentor, made_run, outcomes_of
 from sklearn.metrics import roc_auc_score
 from test_run_tables import cell, records_of, scores_of
 
+from neonet_core.cli import main
 from neonet_core.errors import NeoNetError
 from neonet_core.experiment.reporting.repeats import repeats_table, write_repeats
 from neonet_core.experiment.reporting.tables import Missing
@@ -64,3 +65,17 @@ def test_one_run_is_no_repeat(repeats):
     with pytest.raises(NeoNetError) as caught:
         repeats_table(repeats[:1])
     assert caught.value.code == "BAD_ARGUMENT"
+
+
+def test_seeds_are_repeated_and_reported_by_two_commands(blob_cohort, tmp_path, capsys):
+    out = tmp_path / "run"
+    train = ["train", str(blob_cohort), "--preset", "tiny", "--stages", "cls", "--models", "Volume", "--device", "cpu"]
+    assert main([*train, "--seeds", "3,4", "--out", str(out)]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["seed-3", "seed-4"]
+    splits = [(out / f"seed-{seed}" / "folds.json").read_text(encoding="utf-8") for seed in (3, 4)]
+    assert splits[0] != splits[1]
+    assert main(["report", str(out), "--device", "cpu"]) == 0
+    text = (out / "report" / "repeats.md").read_text(encoding="utf-8")
+    assert "Tumour volume alone" in text
+    for seed in (3, 4):
+        assert (out / f"seed-{seed}" / "report" / "report.html").is_file()

@@ -99,11 +99,14 @@ def run_ray(tasks: Sequence[Task], device: str, threads: int | None, events: Eve
 
 
 def _connect(ray: Any) -> None:
+    address = os.environ.get("RAY_ADDRESS")
+    # without "local" Ray would look for what another command has left on this machine
+    options = {} if address else {"address": "local", "include_dashboard": False}
     try:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except ConnectionError as error:
-        raise NeoNetError("NO_CLUSTER", f"There is no Ray cluster at {os.environ.get('RAY_ADDRESS', 'this machine')} "
-                          "that this command may use.", "Start it with 'ray start --head'; where it asks for a token, "
+        raise NeoNetError("NO_CLUSTER", f"There is no Ray cluster at {address or 'this machine'} that this "
+                          "command may use.", "Start it with 'ray start --head'; where it asks for a token, "
                           "export RAY_AUTH_MODE=token first.") from error
 
 
