@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -45,6 +47,15 @@ def encoder_maps(network: torch.nn.Module, batch: torch.Tensor) -> list[torch.Te
     for block in blocks:
         batch = block(batch)
         maps.append(batch)
+    return maps
+
+
+def padded_encoder_maps(network: torch.nn.Module, multiple: int) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+    """`encoder_maps` of images of any size (N, 1, X, Y, Z): edges are repeated until they divide by `multiple`."""
+    def maps(images: torch.Tensor) -> list[torch.Tensor]:
+        padding = [length for edge in reversed(images.shape[2:]) for length in (0, -edge % multiple)]
+        return encoder_maps(network, torch.nn.functional.pad(images, padding, mode="replicate"))
+
     return maps
 
 

@@ -27,7 +27,7 @@ from neonet_core.experiment.measurement import VOLUME_SHAPE, Measurement, StageT
 from neonet_core.experiment.projection import Projection, measured_stage, project, usual_parts
 from neonet_core.experiment.run import environment
 from neonet_core.presets import Preset
-from neonet_core.training.device import choose_device
+from neonet_core.training.device import choose_device, is_out_of_memory
 from neonet_core.training.files import read_json, write_json
 
 BENCHMARK_FORMAT = 1
@@ -205,7 +205,7 @@ def _measured(measurement: Measurement) -> StageTime | str:
     except NeoNetError as error:
         return error.message
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         return "there is not enough memory for this stage"
     finally:
@@ -247,8 +247,3 @@ def _memory_bound(device: torch.device) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """CUDA raises OutOfMemoryError; a CPU raises RuntimeError with "can't allocate memory" or "bad_alloc" in it."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in str(error)

@@ -179,17 +179,11 @@ class Measurement:
             len(patches), "case and epoch")
 
     def _perceptual(self) -> FeatureMaps:
-        from neonet_core.evaluation.encoders import encoder_maps
+        from neonet_core.evaluation.encoders import padded_encoder_maps
 
         settings = self._preset.seg
         network = build_segmentor(settings).to(self.device).eval().requires_grad_(False)
-        multiple = size_multiple(settings.network, settings.channels)
-
-        def maps(images: torch.Tensor) -> list[torch.Tensor]:
-            padding = [length for edge in reversed(images.shape[2:]) for length in (0, -edge % multiple)]
-            return encoder_maps(network, torch.nn.functional.pad(images, padding, mode="replicate"))
-
-        return maps
+        return padded_encoder_maps(network, size_multiple(settings.network, settings.channels))
 
     def _new_autoencoder(self) -> Autoencoder:
         from neonet_core.generation.autoencoder import build_autoencoder

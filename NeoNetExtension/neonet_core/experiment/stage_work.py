@@ -77,18 +77,12 @@ class StageWork:
 
     def _perceptual(self) -> FeatureMaps | None:
         """Feature maps of the fold's own NeoSeg, which has seen its training patients alone; None where not needed."""
-        from neonet_core.evaluation.encoders import encoder_maps
+        from neonet_core.evaluation.encoders import padded_encoder_maps
 
         if getattr(self._preset, self._kind).perceptual_weight == 0:
             return None
         network = load_segmentor(self._run, self._preset, self._fold.number).to(self._device).requires_grad_(False)
-        multiple = size_multiple(self._preset.seg.network, self._preset.seg.channels)
-
-        def maps(images: torch.Tensor) -> list[torch.Tensor]:
-            padding = [length for edge in reversed(images.shape[2:]) for length in (0, -edge % multiple)]
-            return encoder_maps(network, torch.nn.functional.pad(images, padding, mode="replicate"))
-
-        return maps
+        return padded_encoder_maps(network, size_multiple(self._preset.seg.network, self._preset.seg.channels))
 
     def _latents(self, flips: bool) -> tuple[CachedLatents, CachedLatents | None]:
         """Latents to learn from, and, in the rigorous protocol, those that pick the epoch: the paper names none."""

@@ -20,6 +20,7 @@ from neonet_core.events import Events
 from neonet_core.generation.generator import Generator, batches
 from neonet_core.generation.masks import apply_transform, vary_anatomy
 from neonet_core.presets import SynthSettings
+from neonet_core.training.device import is_out_of_memory
 from neonet_core.training.files import read_json, write_json
 from neonet_core.training.loop import derive_seed
 from neonet_core.training.patches import Patches
@@ -184,16 +185,12 @@ def _generate(generator: Generator, requests: Sequence[SampleRequest], settings:
                                   sampler=settings.sampler, steps=settings.steps, guidance=settings.guidance,
                                   progress=progress)
     except (MemoryError, RuntimeError) as error:
-        if len(requests) == 1 or not _is_out_of_memory(error):
+        if len(requests) == 1 or not is_out_of_memory(error):
             raise
     middle = len(requests) // 2
     return np.concatenate([_generate(generator, part, settings, progress)
                            for part in (requests[:middle], requests[middle:])])
 
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """CUDA raises OutOfMemoryError; a CPU raises RuntimeError with "can't allocate memory" in it."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "alloca" in str(error)
 
 
 def _lineage(request: SampleRequest, settings: SynthSettings, origin: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,3 +23,8 @@ def choose_device(name: str = "auto") -> torch.device:
         raise NeoNetError("NO_DEVICE", f"The device '{name}' is not available on this machine.",
                           "Choose --device cpu, or install a build of PyTorch that supports it.")
     return torch.device(name)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """CUDA raises OutOfMemoryError; a CPU raises RuntimeError with "can't allocate memory" or "bad_alloc" in it."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "alloc" in str(error)
