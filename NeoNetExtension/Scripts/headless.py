@@ -18,11 +18,12 @@ def run(command):
     code = 1
     try:
         child = subprocess.Popen([sys.executable, "-m", "neonet_core", command, *sys.argv[1:]], env=environment)
-        signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-        try:
-            code = child.wait()
-        except KeyboardInterrupt:  # the terminal has sent it to the child too, which says where it stopped
-            code = child.wait()
+        for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), lambda *_: child.terminate())
+        # the terminal sends Ctrl-C to the child too, which says where it stopped
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        code = child.wait()
     except BaseException as error:
         print(f"neonet: could not be started: {error}", file=sys.stderr)
     sys.exit(code if code >= 0 else 128 - code)  # ended by a signal: as a shell says it

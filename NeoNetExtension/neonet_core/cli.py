@@ -117,6 +117,12 @@ def _numbers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"'{text}' is not a list of numbers such as 0,1") from None
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 1 on")
+    return int(text)
+
+
 def _names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
@@ -245,7 +251,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--protocol", choices=("paper", "rigorous"), help="instead of the preset's")
     train.add_argument("--engine", choices=("local", "ray"), default="local", help="one stage after the other, or as "
                        "tasks of the Ray cluster that RAY_ADDRESS names, or of this machine (default: local)")
-    train.add_argument("--threads", type=int, metavar="N", help="CPU threads of a stage; with equal numbers both "
+    train.add_argument("--threads", type=_positive, metavar="N", help="CPU threads of a stage; with equal numbers both "
                        "engines give equal results")
     train.add_argument("--dry-run", action="store_true", help="print the stages, what is done and what is left, with "
                        "the estimated time; write nothing")
@@ -267,7 +273,7 @@ def _parser() -> argparse.ArgumentParser:
     benchmark.add_argument("--models", type=_names, metavar="UNet,PattenNet,...", help="likewise")
     benchmark.add_argument("--cases", type=int, default=128, help="of the cohort to project for (default: 128)")
     benchmark.add_argument("--positives", type=int, default=44, help="of these (default: 44)")
-    benchmark.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    benchmark.add_argument("--threads", type=_positive, metavar="N", help="CPU threads")
     benchmark.add_argument("--out", type=Path, metavar="BENCHMARK.json", help="for 'neonet train --dry-run'")
 
     bundles = commands.add_parser("bundle", help="export, inspect or verify a trained model").add_subparsers(
@@ -441,30 +447,32 @@ def _train(options: argparse.Namespace, events: Events) -> None:
     from neonet_core.experiment.plan import plan, table
     from neonet_core.experiment.run import seed_folder
     from neonet_core.experiment.summary import summarise
-    from neonet_core.experiment.train import experiment, train
+    from neonet_core.experiment.train import experiment
     from neonet_core.presets import load_preset
 
     changes = [*options.changes, *([f"protocol={options.protocol}"] if options.protocol else [])]
     cohort, preset = read_manifest(options.cases.resolve(), options.outcome), load_preset(options.preset, changes)
-    chosen = {"folds": options.folds, "split": options.split, "stages": options.stages, "models": options.models,
-              "ratios": options.ratios, "device": options.device, "events": events}
     out = options.out.resolve()
+    if options.seeds and (out / "settings.json").is_file():
+        raise NeoNetError("RUN_EXISTS", f"{options.out} holds a single run.", "Choose another folder with --out.")
     runs = {seed: seed_folder(out, seed) for seed in options.seeds} if options.seeds else {options.seed: out}
+    planned = {seed: experiment(cohort, preset, folder, seed=seed, folds=options.folds, split=options.split,
+                                stages=options.stages, models=options.models, ratios=options.ratios,
+                                engine=options.engine, device=options.device, events=events)
+               for seed, folder in runs.items()}
     if options.dry_run:
-        tasks = [task for seed, folder in runs.items()
-                 for task in experiment(cohort, preset, folder, seed=seed, **chosen).tasks]
-        stages = plan(tasks, Benchmark.read(options.benchmark) if options.benchmark else None)
+        stages = plan([task for one in planned.values() for task in one.tasks],
+                      Benchmark.read(options.benchmark) if options.benchmark else None)
         events.log(table(stages))
         events.result(stages=len(stages), done=sum(one.progress.state == "done" for one in stages),
                       **({"plan": [asdict(one) for one in stages]} if options.json else {}))
         return
-    trained = {seed: train(cohort, preset, folder, seed=seed, engine=options.engine, threads=options.threads, **chosen)
-               for seed, folder in runs.items()}
+    metrics = {seed: summarise(one.train(options.engine, options.device, options.threads, events)).metrics
+               for seed, one in planned.items()}
     if options.seeds:
-        events.result(run=options.out, seeds=options.seeds)
+        events.result(run=options.out, metrics={f"seed {seed}": figures for seed, figures in metrics.items()})
     else:
-        events.result(run=options.out, predictions=options.out / "predictions.csv",
-                      metrics=summarise(trained[options.seed]).metrics)
+        events.result(run=options.out, predictions=options.out / "predictions.csv", metrics=metrics[options.seed])
 
 
 def _report(options: argparse.Namespace, events: Events) -> None:
@@ -473,13 +481,12 @@ def _report(options: argparse.Namespace, events: Events) -> None:
     from neonet_core.experiment.run import runs_in
 
     runs = runs_in(options.folder)
-    repeated = len(runs) > 1 or runs[0].folder != options.folder
+    repeated = runs[0].folder != options.folder
     reports = [write_report(run, options.out / run.folder.name if options.out and repeated else options.out,
                             inception=options.weights, lpips=options.lpips, device=options.device, events=events)
                for run in runs]
-    if repeated:
-        repeats = write_repeats(runs, options.out or options.folder / "report")
-        events.result(repeats=repeats, reports=reports)
+    if len(runs) > 1:
+        events.result(repeats=write_repeats(runs, options.out or options.folder / "report"), reports=reports)
     else:
         events.result(report=reports[0])
 

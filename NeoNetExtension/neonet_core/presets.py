@@ -80,6 +80,9 @@ class AutoencoderSettings(Training):
     mask_inputs: bool = False
     """Mask each patch at random (not at all, liver and tumour, tumour), as PattenNet will meet them (DESIGN, 6)."""
     flips: bool = False
+    tumour_weight: float = Field(1.0, ge=1, allow_inf_nan=False)
+    """How much more an error in the tumour counts than one elsewhere: a tumour is a few per cent of its patch, and with
+    few training steps its brightness is what comes out last."""
     perceptual_weight: float = Field(0.0, ge=0)
     """Of the distance between feature maps of the fold's NeoSeg network; 0: off."""
     adversarial_weight: float = Field(0.0, ge=0)
@@ -167,6 +170,8 @@ class ControlSettings(Training):
     channels: Channels = (16, 32, 64)
     """Of the mask's embedding, level by level; one level more than halvings, so three for a factor of four."""
     flips: bool = False
+    tumour_weight: float = Field(1.0, ge=1, allow_inf_nan=False)
+    """As for the autoencoder, at the latents that the tumour's mask touches."""
 
 
 class SynthSettings(Settings):
@@ -216,7 +221,7 @@ class Preset(Settings):
     models: tuple[str, ...] = ()
     """Networks that `neonet train` runs where ``--models`` does not say: segmentors and classifiers by name. None
     of a kind: ``seg.network``, and PattenNet."""
-    ratios: tuple[Percent, ...] = (0,)
+    ratios: Annotated[tuple[Percent, ...], Field(min_length=1)] = (0,)
     """Shares of synthetic cases in percent with which NeoCls is trained: 0 is R, 100 R+S with classes 1:1."""
     inner_fraction: float = Field(0.2, gt=0, lt=0.5)
     """Share of a fold's training patients on which the rigorous protocol stops early."""

@@ -12,9 +12,9 @@ from neonet_core.training.files import read_json, sha256_of_json, write_json
 
 def add_stage(run: Run, fold: int, stage: str, figures: dict) -> None:
     """A stage that is done and belongs to the run (`Run.current`)."""
-    held_out = read_json(run.folder / "folds.json")["validation"][fold]
-    inputs = {"seed": 0, "fold": fold, "settings": settings_of(stage, run.preset()),
-              "cases": {"learning": {}, "stopping": {}, "validation": {name: ["x", 0] for name in held_out}}}
+    parts = read_json(run.folder / "parts.json")[str(fold)]
+    inputs = {"seed": parts["seed"], "fold": fold, "settings": settings_of(stage, run.preset()),
+              "cases": parts["cases"], "spacing": parts["spacing"]["seg" if stage.startswith("seg-") else "crop"]}
     folder = run.stage_folder(fold, stage)
     write_json(folder / "inputs.json", inputs)
     write_json(folder / "done.json", {"inputs": sha256_of_json(json.loads(json.dumps(inputs))), "outputs": {},
@@ -70,6 +70,10 @@ def made_run(folder: Path, preset, cases: int = 40, positives: int = 14, seed: i
         "facts": {name: {"shape": [8, 8, 8], "spacing": [1.0 + 0.01 * index, 1.2, 3.0], "sha256": "x",
                          "intensity_range": [0, 1]} for index, name in enumerate(names)}})
     write_json(folder / "folds.json", {"format": 1, "seed": seed, "outcome": outcome, "validation": split})
+    write_json(folder / "parts.json", {str(fold): {
+        "seed": seed, "spacing": {"seg": None, "crop": None},
+        "cases": {"learning": {}, "stopping": {}, "validation": {name: ["x", outcomes[name], name] for name in part}}}
+        for fold, part in enumerate(split)})
     (folder / "outcomes.json").write_text(json.dumps(outcomes), encoding="utf-8")
     return run
 

@@ -1,5 +1,7 @@
 """The autoencoders of NeoGen and QNeoGen: shapes, loss, codes, what they are shown."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from neonet_core.errors import NeoNetError
 from neonet_core.events import Silent
 from neonet_core.generation.autoencoder import (
     FeatureEncoder,
+    PatchBatch,
     PatchBatches,
     TrainedAgainst,
     autoencoder_loss,
@@ -17,7 +20,7 @@ from neonet_core.generation.autoencoder import (
     train_autoencoder,
 )
 from neonet_core.generation.codebook import Codebook
-from neonet_core.generation.image_terms import Adversary, perceptual_distance
+from neonet_core.generation.image_terms import Adversary, perceptual_distance, weighted_mean
 from neonet_core.presets import AutoencoderSettings, CropSettings, VqVaeSettings, load_preset
 from neonet_core.training import loop
 from neonet_core.training.patches import cut_patches
@@ -284,7 +287,7 @@ def test_one_backward_gives_each_part_its_own_gradient(settings):
     pair = TrainedAgainst(build_autoencoder(settings), Adversary(4)).eval()
     images = torch.rand(2, 1, 16, 16, 8)
     torch.manual_seed(2)
-    autoencoder_loss(settings)(pair, images).backward()
+    autoencoder_loss(settings)(pair, PatchBatch(images, torch.zeros_like(images))).backward()
     found = {name: p.grad.clone() for name, p in pair.named_parameters()}
     pair.zero_grad()
     torch.manual_seed(2)  # the posterior's noise
@@ -324,7 +327,7 @@ def test_masking_gives_the_three_kinds_that_pattennet_meets(patches):
     source = PatchBatches(patches, settings, 0, CPU)
     kinds = []
     for epoch in range(30):
-        found = [kind_of(image, patches) for batch in source.batches(epoch) for image in batch.numpy()]
+        found = [kind_of(image, patches) for batch in source.batches(epoch) for image in batch.images.numpy()]
         assert sorted(index for index, _ in found) == list(range(len(patches))), "each patch once an epoch"
         kinds += [kind for _, kind in found]
     counts = np.bincount(kinds, minlength=3)
@@ -334,7 +337,7 @@ def test_masking_gives_the_three_kinds_that_pattennet_meets(patches):
 def test_without_masking_and_flips_patches_are_shown_as_they_are(patches):
     settings = TINY.model_copy(update={"mask_inputs": False, "flips": False})
     shown = [kind_of(image, patches) for batch in PatchBatches(patches, settings, 0, CPU).batches(0)
-             for image in batch.numpy()]
+             for image in batch.images.numpy()]
     assert sorted(shown) == [(index, 0) for index in range(len(patches))]
 
 
@@ -343,7 +346,7 @@ def test_flips_mirror_along_every_axis(patches):
     source, views = PatchBatches(patches, settings, 0, CPU), set()
     for epoch in range(40):
         for batch in source.batches(epoch):
-            for image in batch.numpy():
+            for image in batch.images.numpy():
                 views |= {axes for axes in [(), (1,), (2,), (3,), (1, 2), (1, 3), (2, 3), (1, 2, 3)]
                           if any(np.array_equal(np.flip(image, axes), one) for one in patches.images)}
     assert len(views) == 8
@@ -354,8 +357,9 @@ def test_batches_depend_on_seed_and_epoch_alone(patches):
     list(source.batches(0)), torch.rand(3), np.random.rand(3)
     first, again = list(source.batches(2)), list(PatchBatches(patches, TINY, 3, CPU).batches(2))
     assert len(first) == source.steps_per_epoch == 2
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not torch.equal(first[0], next(source.batches(1)))
+    assert all(torch.equal(a.images, b.images) and torch.equal(a.tumours, b.tumours)
+               for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0].images, next(source.batches(1)).images)
 
 
 # Training
@@ -410,3 +414,18 @@ def test_resumed_equals_uninterrupted_for_the_codebook_too(changes, patches, tmp
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
     assert [(record["loss"], record["l1"], record["perplexity"]) for record in found.history] == [
         (record["loss"], record["l1"], record["perplexity"]) for record in expected.history]
+
+
+def test_tumours_are_flipped_with_their_images(patches):
+    """The tumour is what is brightest here: wherever the mask is 1, the image is 1."""
+    images = patches.masks[:, 1:].astype(np.float32)
+    source = PatchBatches(replace(patches, images=images), TINY.model_copy(update={"mask_inputs": False}), 0, CPU)
+    for batch in source.batches(0):
+        assert torch.equal(batch.images, batch.tumours.float())
+
+
+def test_an_error_in_the_tumour_counts_as_often_as_its_weight_says():
+    errors, tumours = (torch.tensor(values).view(1, 1, 4, 1, 1) for values in ([1.0, 1.0, 1.0, 5.0], [0, 0, 0, 1]))
+    assert weighted_mean(errors, tumours, 1.0).item() == errors.mean().item() == 2
+    assert weighted_mean(errors, tumours, 3.0).item() == pytest.approx((1 + 1 + 1 + 3 * 5) / 6)
+    assert weighted_mean(torch.ones(2, 3, 4, 4, 4), torch.ones(2, 1, 4, 4, 4), 7.0).item() == pytest.approx(1)

@@ -11,6 +11,7 @@ import pytest
 from neonet_core.cohort import read_manifest
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Silent
+from neonet_core.experiment import engines
 from neonet_core.experiment.engines import Task, _Mailbox
 from neonet_core.experiment.reporting.report import write_report
 from neonet_core.experiment.run import Run
@@ -29,11 +30,11 @@ def local(blob_cohort, tmp_path_factory):
 
 @pytest.fixture
 def cluster():
-    """Two nodes on this machine; the second has no part in the driver."""
+    """A head without CPUs and two nodes on this machine."""
     from ray.cluster_utils import Cluster
 
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    nodes.second = nodes.add_node(num_cpus=1)
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    nodes.workers = [nodes.add_node(num_cpus=1), nodes.add_node(num_cpus=1)]
     ray.init(address=nodes.address, log_to_driver=False)
     yield nodes
     ray.shutdown()
@@ -64,11 +65,16 @@ class Disturber(Silent):
 
 def kill_a_worker():
     """Kill -9 a process that is training an autoencoder."""
-    for process in psutil.process_iter(["cmdline"]):
-        if any(part.startswith("ray::fold") and part.endswith("vae") for part in process.info["cmdline"] or ()):
-            process.send_signal(signal.SIGKILL)
-            return True
-    return False
+    training = at_work("vae")
+    for process in training[:1]:
+        process.send_signal(signal.SIGKILL)
+    return bool(training)
+
+
+def at_work(stage):
+    """Our workers that train that stage."""
+    return [process for process in psutil.Process().children(recursive=True)
+            if any(part.startswith("ray::fold") and part.endswith(stage) for part in process.cmdline())]
 
 
 def test_a_killed_worker_changes_nothing(blob_cohort, local, tmp_path):
@@ -83,11 +89,13 @@ def test_a_killed_worker_changes_nothing(blob_cohort, local, tmp_path):
 
 
 def test_a_killed_node_changes_nothing(blob_cohort, local, tmp_path, cluster):
-    def kill_the_second_node():
-        cluster.remove_node(cluster.second, allow_graceful=False)
+    def kill_a_node():
+        if len(at_work("vae")) < 2:  # both nodes have their stage
+            return False
+        cluster.remove_node(cluster.workers[1], allow_graceful=False)
         return True
 
-    disturber = Disturber(kill_the_second_node)
+    disturber = Disturber(kill_a_node)
     run = train_tiny(blob_cohort, tmp_path / "run", "ray", disturber)
     assert disturber.done, "a node was killed"
     assert results(run) == results(local)
@@ -122,6 +130,29 @@ def test_stages_wait_for_those_that_they_need(blob_cohort, tmp_path):
     names = [task.name for task in tasks]
     assert names.index("fold 1 vae") < names.index("fold 1 ldm-vae") < names.index("fold 1 synth-vae") < names.index(
         "fold 1 cls-pattennet-rs100")
+
+
+def test_no_stage_asks_for_more_than_a_node_has(monkeypatch):
+    class Cluster:
+        @staticmethod
+        def nodes():
+            return [{"Alive": True, "Resources": {}}, {"Alive": True, "Resources": {"CPU": 2.0}},
+                    {"Alive": True, "Resources": {"CPU": 2.0}},
+                    {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}]
+
+    assert engines._room(Cluster, "auto", None, Silent()) == (2, False)
+    assert engines._room(Cluster, "cpu", 1, Silent()) == (1, False)
+    monkeypatch.setattr(engines, "PATIENCE_S", 0.0)
+    for device, threads in (("auto", 3), ("cuda", None)):
+        with pytest.raises(NeoNetError) as caught:
+            engines._room(Cluster, device, threads, Silent())
+        assert caught.value.code == "NO_CLUSTER"
+
+
+def test_only_networks_take_a_gpu():
+    shares = {stage: engines.gpu_share(stage) for stage in ("vae", "cls-pattennet-rs100", "cls-resnet-200",
+                                                            "cls-volume")}
+    assert shares == {"vae": 1, "cls-pattennet-rs100": 0.25, "cls-resnet-200": 1, "cls-volume": 0}
 
 
 # kill -9

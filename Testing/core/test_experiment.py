@@ -249,7 +249,7 @@ def case_path(manifest, case_id, folder="images"):
 
 
 def parts(run):
-    return json.loads((run.stage_folder(0, "vae") / "inputs.json").read_text())["cases"]
+    return run.parts(0)["cases"]
 
 
 def change_image(manifest, case_id, change, scale=1.0):
@@ -361,6 +361,61 @@ def test_what_was_trained_is_kept_when_its_inputs_change(own_run, blob_cohort):
     train_fold(blob_cohort, own_run.folder, "cls.epochs=1")
     kept = own_run.stage_folder(0, f"cls-pattennet.before-{key[:8]}") / "weights.safetensors"
     assert kept.read_bytes() == weights_before
+
+
+def test_settings_that_come_back_bring_what_was_trained_with_them(own_run, blob_cohort, trained):
+    train_fold(blob_cohort, own_run.folder, "cls.epochs=1", stages=["cls"])
+    log = Log()
+    train_fold(blob_cohort, own_run.folder, stages=["cls"], events=log)
+    assert any("done before" in line for line in log.lines)
+    assert weights(own_run) == weights(trained)
+
+
+def test_folds_that_learned_from_other_parts_are_not_mixed(phantom_cohort, tiny_run, tmp_path):
+    run = Run(Path(shutil.copytree(tiny_run.folder, tmp_path / "run")))
+    assert {prediction.fold for prediction in read_predictions(run)} == {0, 1}
+    train_fold(phantom_cohort, run.folder, "inner_fraction=0.45", fold=1, stages=["vae", "cls"])
+    assert {prediction.fold for prediction in read_predictions(run)} == {1}
+
+
+@pytest.mark.parametrize("change", ["outcome", "image"])
+def test_folds_that_learned_from_other_cases_are_not_mixed(own_cohort, tmp_path, change):
+    run = train(read_manifest(own_cohort), TINY, tmp_path / "run", stages=["vae", "cls"], device="cpu")
+    split = tmp_path / "folds.json"
+    shutil.copy(run.folder / "folds.json", split)
+    name = next(iter(parts(run)["validation"]))
+    if change == "image":
+        change_image(own_cohort, name, noise)
+    else:
+        rows = own_cohort.read_text(encoding="utf-8").splitlines()
+        flipped = [",".join([*row.split(",")[:3], str(1 - int(row.split(",")[3])), *row.split(",")[4:]])
+                   if row.startswith(name) else row for row in rows]
+        own_cohort.write_text("\n".join(flipped) + "\n", encoding="utf-8")
+    train_fold(own_cohort, run.folder, stages=["vae", "cls"], split=split)
+    assert {prediction.fold for prediction in read_predictions(run)} == {0}, "fold 1 has learned from the old case"
+
+
+def test_patients_who_turn_out_to_be_one_are_counted_anew(own_cohort, tmp_path):
+    run = train_fold(own_cohort, tmp_path / "run", stages=["cls"], models=["Volume"])
+    rows = [line.split(",") for line in own_cohort.read_text(encoding="utf-8").splitlines()]
+    mine = [row for row in rows if row[0] in parts(run)["validation"]]
+    mine[1][4] = mine[0][4]
+    mine[1][3] = mine[0][3]
+    split = shutil.copy(run.folder / "folds.json", tmp_path / "folds.json")
+    own_cohort.write_text("\n".join(map(",".join, rows)) + "\n", encoding="utf-8")
+    train_fold(own_cohort, run.folder, stages=["cls"], models=["Volume"], split=split)
+    patients_now = {prediction.patient_id for prediction in read_predictions(run, "cls-volume")}
+    assert len(patients_now) < len({row[4] for row in mine}) + 1 and mine[0][4] in patients_now
+    assert sum(prediction.patient_id == mine[0][4] for prediction in read_predictions(run, "cls-volume")) >= 2
+
+
+def test_samples_that_judge_the_generator_train_no_classifier_anew(unequal_cohort, tmp_path):
+    stages = {"stages": ("vae", "ldm", "controlnet", "synth", "cls"), "ratios": (100,)}
+    run = train_fold(unequal_cohort, tmp_path / "run", **stages)
+    classifier = run.stage_folder(0, "cls-pattennet-rs100") / "done.json"
+    before = classifier.stat().st_mtime_ns
+    train_fold(unequal_cohort, run.folder, "synth.evaluation_samples=1", **stages)
+    assert classifier.stat().st_mtime_ns == before and run.current(0, "cls-pattennet-rs100") is not None
 
 
 def test_two_processes_do_not_train_the_same_stage(own_run, blob_cohort):

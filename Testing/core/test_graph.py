@@ -129,6 +129,21 @@ def test_a_stage_that_was_cut_off_is_timed_by_its_own_epochs(blob_cohort, tmp_pa
     assert stage.seconds_left == (TINY.vae.epochs - 1) * 7.0
 
 
+def test_a_log_whose_last_line_was_cut_off_is_read(blob_cohort, tmp_path):
+    out = tmp_path / "run"
+    run = train(read_manifest(blob_cohort), TINY, out, folds=[0], stages=["vae"], device="cpu")
+    (run.stage_folder(0, "vae") / "log.jsonl").write_text('{"epoch": 1, "seconds": 7.0}\n{"epoch": 2, "sec')
+    assert run.trained_so_far(0, "vae") == (1, 7.0)
+
+
+def test_another_fold_times_a_stage_of_the_same_settings_only(blob_cohort, tmp_path):
+    out = tmp_path / "run"
+    train(read_manifest(blob_cohort), TINY, out, folds=[0], stages=["vae"], device="cpu")
+    longer = experiment(read_manifest(blob_cohort), load_preset("tiny", ["vae.epochs=9"]), out, stages=["vae"],
+                        device="cpu")
+    assert [one.seconds_left for one in plan(longer.tasks)] == [None, None]
+
+
 def test_other_settings_are_to_do_again(blob_cohort, tmp_path):
     out = tmp_path / "run"
     train(read_manifest(blob_cohort), TINY, out, folds=[0], stages=["vae"], device="cpu")

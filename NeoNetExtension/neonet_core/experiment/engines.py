@@ -15,18 +15,19 @@ from typing import Any
 
 import torch
 
+from neonet_core.classification.names import VARIANTS, VOLUME
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Events
 from neonet_core.experiment.fold import FoldTraining
-from neonet_core.experiment.graph import needs, section_of
+from neonet_core.experiment.graph import classifier_of, needs, section_of
 from neonet_core.training.device import choose_device
 
 RETRIES = 5
 """How often Ray begins a stage again whose worker or node has died; it goes on from its checkpoint."""
-GPU_SHARES = {"cls": 0.25}
-"""Of a GPU, by the stage's section; one for what is not named: PattenNet learns from cached features."""
 DEFAULT_THREADS = 4
 POLL_S = 0.5
+PATIENCE_S = 120.0
+"""How long to wait for a node that can take a stage; and for a worker that was given up, but still holds its stage."""
 UNFINISHED = 0.99
 """The most that a stage counts for before it has ended."""
 
@@ -59,14 +60,15 @@ def run_ray(tasks: Sequence[Task], device: str, threads: int | None, events: Eve
     """Train stages as Ray tasks, as many at once as the cluster has room for; each waits for those that it needs.
 
     Uses the cluster that ``RAY_ADDRESS`` names, or else starts Ray on this machine. The run folder and the cohort must
-    be seen under the same path by all nodes. A stage takes `threads` CPUs (None: `DEFAULT_THREADS`, or all of a smaller
-    machine) and, where the cluster has GPUs and `device` allows, its share of one (`GPU_SHARES`). A stage whose worker
-    or node dies is begun again elsewhere, from its last checkpoint.
+    be seen under the same path by all nodes. A stage takes `threads` CPUs (None: `DEFAULT_THREADS`, or all of smaller
+    nodes) and, where a node has GPUs and `device` allows, its share of one (`gpu_share`). A stage whose worker or node
+    dies is begun again elsewhere, from its last checkpoint.
 
     Raises
     ------
     NeoNetError
-        ``MISSING_PACKAGE`` without Ray; ``NO_CLUSTER``; what a stage raises; ``WORKER_DIED`` where it died too often.
+        ``MISSING_PACKAGE`` without Ray; ``NO_CLUSTER``, also where no node can take a stage; what a stage raises;
+        ``WORKER_DIED`` where it died too often.
     """
     try:
         import ray
@@ -77,9 +79,7 @@ def run_ray(tasks: Sequence[Task], device: str, threads: int | None, events: Eve
     if own:
         _connect(ray)
     try:
-        resources = ray.cluster_resources()
-        on_gpu = device in ("auto", "cuda") and resources.get("GPU", 0) > 0
-        cpus = threads or min(DEFAULT_THREADS, int(resources["CPU"]))
+        cpus, on_gpu = _room(ray, device, threads, events)
         mailbox = _mailbox(ray)
         train = ray.remote(max_retries=RETRIES)(_train)
         pending: dict[Any, Task] = {}
@@ -88,14 +88,41 @@ def run_ray(tasks: Sequence[Task], device: str, threads: int | None, events: Eve
             number = task.training.fold.number
             before = [found[number, stage] for stage in needs(task.stage, task.training.preset)
                       if (number, stage) in found]
-            share = GPU_SHARES.get(section_of(task.stage), 1) if on_gpu else 0
-            reference = train.options(num_cpus=cpus, num_gpus=share, name=task.name).remote(
-                task, device, cpus, mailbox, *before)
+            reference = train.options(num_cpus=cpus, num_gpus=gpu_share(task.stage) if on_gpu else 0,
+                                      name=task.name).remote(task, device, cpus, mailbox, *before)
             found[number, task.stage], pending[reference] = reference, task
         _follow(ray, pending, mailbox, events)
     finally:
         if own:
             ray.shutdown()
+
+
+def gpu_share(stage: str) -> float:
+    """How much of a GPU a stage takes: PattenNet learns from cached features, and the tumour's volume needs none."""
+    if section_of(stage) != "cls":
+        return 1
+    model, _ = classifier_of(stage)
+    return 0 if model == VOLUME else 0.25 if model in VARIANTS else 1
+
+
+def _room(ray: Any, device: str, threads: int | None, events: Events) -> tuple[int, bool]:
+    """CPUs for each stage, and whether stages run on GPUs, from the largest node; the head may have none of either."""
+    until = time.monotonic() + PATIENCE_S
+    wants_gpu, told = device == "cuda", False
+    while True:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        fitting = [node for node in nodes if node.get("CPU", 0) >= (threads or 1)
+                   and (node.get("GPU", 0) >= 1 or not wants_gpu)]
+        if fitting:
+            cpus = threads or min(DEFAULT_THREADS, int(max(node["CPU"] for node in fitting)))
+            return cpus, device in ("auto", "cuda") and any(node.get("GPU", 0) >= 1 for node in fitting)
+        if time.monotonic() > until:
+            raise NeoNetError("NO_CLUSTER", f"No node of the Ray cluster has {threads or 1} free CPUs"
+                              f"{' and a GPU' if wants_gpu else ''}.", "Choose fewer --threads, or add nodes.")
+        if not told:
+            events.log("Waiting for a node that can take a stage.")
+            told = True
+        time.sleep(POLL_S)
 
 
 def _connect(ray: Any) -> None:
@@ -113,7 +140,7 @@ def _connect(ray: Any) -> None:
 def _train(task: Task, device: str, threads: int, mailbox: Any, *before: bool) -> bool:
     """A Ray task. `before` are the results of earlier stages: Ray waits for them."""
     torch.set_num_threads(threads)
-    task.training.train(task.stage, choose_device(device), _Posted(mailbox))
+    task.training.train(task.stage, choose_device(device), _Posted(mailbox), wait_s=PATIENCE_S)
     return True
 
 
@@ -123,11 +150,7 @@ def _follow(ray: Any, pending: dict[Any, Task], mailbox: Any, events: Events) ->
     last = 0.0
     while pending:
         finished, _ = ray.wait(list(pending), timeout=POLL_S)
-        for kind, fields in ray.get(mailbox.empty.remote()):
-            if kind == "log":
-                events.log(**fields)
-            else:
-                shares[fields["stage"]] = min(fields["done"] / max(fields["total"], 1), UNFINISHED)
+        _read(ray, mailbox, shares, events)
         for reference in finished:
             task = pending.pop(reference)
             _result(ray, reference, task)
@@ -137,6 +160,16 @@ def _follow(ray: Any, pending: dict[Any, Task], mailbox: Any, events: Events) ->
         if finished or time.monotonic() - last > POLL_S:
             last = time.monotonic()
             events.progress("stages", round(total - len(pending) + running, 2), total)
+    _read(ray, mailbox, shares, events)
+
+
+def _read(ray: Any, mailbox: Any, shares: dict[str, float], events: Events) -> None:
+    """Pass the tasks' log on, and note how much of each is done."""
+    for kind, fields in ray.get(mailbox.empty.remote()):
+        if kind == "log":
+            events.log(**fields)
+        else:
+            shares[fields["stage"]] = min(fields["done"] / max(fields["total"], 1), UNFINISHED)
 
 
 def _result(ray: Any, reference: Any, task: Task) -> None:

@@ -110,22 +110,28 @@ class FoldTraining:
         self._identities = {case.case_id: identities[case.case_id]
                             for case in (*fold.learning, *fold.stopping, *fold.validation)}
 
+    def data(self) -> dict[str, Any]:
+        """What all stages of the fold depend on: the seed; content, outcome and patient of each case by part; the grids
+        of segmentation and of crops."""
+        parts = {part: {case.case_id: [self._identities[case.case_id], case.outcome, case.patient_id]
+                        for case in getattr(self.fold, part)} for part in ("learning", "stopping", "validation")}
+        return {"seed": self.seed, "cases": parts, "spacing": {"seg": self.seg_spacing, "crop": self.crop_spacing}}
+
     def inputs(self, stage: str) -> dict[str, Any]:
-        """What a stage depends on: its settings, the seed, the content of the cases in each part, the stages before."""
-        parts = {
-            part: {case.case_id: [self._identities[case.case_id], case.outcome] for case in getattr(self.fold, part)}
-            for part in ("learning", "stopping", "validation")}
-        inputs = {"seed": self.seed, "fold": self.fold.number, "cases": parts,
-                  "settings": settings_of(stage, self.preset)}
-        if section_of(stage) == "seg":
-            return inputs | {"spacing": self.seg_spacing}
-        inputs |= {"spacing": self.crop_spacing, "crop": self.preset.crop.model_dump()}
+        """What a stage depends on: the fold's data, its own settings, the outputs of the stages before."""
+        data, section = self.data(), section_of(stage)
+        inputs = {"seed": data["seed"], "fold": self.fold.number, "cases": data["cases"],
+                  "settings": settings_of(stage, self.preset),
+                  "spacing": data["spacing"]["seg" if section == "seg" else "crop"]}
+        if section == "seg":
+            return inputs
         before = needs(stage, self.preset)
-        return inputs | {"after": {name: self._output_of(name) for name in before}} if before else inputs
+        return (inputs | {"crop": self.preset.crop.model_dump()}
+                | ({"after": {name: self._output_of(name) for name in before}} if before else {}))
 
     def _output_of(self, stage: str) -> str | None:
         done = self.run.done(self.fold.number, stage)
-        return None if done is None else outputs_hash(done)
+        return None if done is None else outputs_hash(done, stage)
 
     def is_done(self, stage: str) -> bool:
         """Whether a stage is done with these settings and on these cases, and so are those before it: a model of
@@ -164,16 +170,18 @@ class FoldTraining:
     def _say_missing(self, stage: str, earlier: str) -> None:
         section = section_of(earlier)
         raise NeoNetError(f"NO_{section.upper()}", f"Fold {self.fold.number} has no {earlier} that was trained with "
-                          f"these settings and cases, and {stage} needs it.", f"Run it first: --stages {section},...")
+                          f"these settings and cases, and {stage} needs it.", "Run it first: "
+                          + (f"--stages seg --models {self.preset.seg.network}" if section == "seg" else
+                             f"--stages {section},..."))
 
     def prepare(self, events: Events) -> None:
         """Resample the cases that the report looks at, unless they are there: of an autoencoder trained by an earlier
         call, too."""
         self.prepared.load((*self.fold.learning, *self.fold.validation), self.crop_spacing, events)
 
-    def train(self, stage: str, device: torch.device, events: Events) -> None:
-        """Run a stage unless it is done, and record it. Raises ``NO_...`` as `check` does, ``STAGE_BUSY``, and what
-        its training raises."""
+    def train(self, stage: str, device: torch.device, events: Events, wait_s: float = 0.0) -> None:
+        """Run a stage unless it is done, and record it; wait so long for another process that is at it. Raises
+        ``NO_...`` as `check` does, ``STAGE_BUSY``, and what its training raises."""
         from neonet_core.experiment.stage_work import StageWork
 
         self.check([stage])
@@ -185,4 +193,4 @@ class FoldTraining:
             return {"device": device.type, "threads": torch.get_num_threads(), "protocol": self.preset.protocol,
                     **figures}
 
-        run_stage(folder, self.inputs(stage), recorded, events, name)
+        run_stage(folder, self.inputs(stage), recorded, events, name, wait_s)

@@ -10,6 +10,8 @@ from neonet_core.experiment.engines import Task
 from neonet_core.experiment.fold import Progress
 from neonet_core.experiment.graph import settings_of
 from neonet_core.experiment.projection import parts_of_fold, seconds_of
+from neonet_core.experiment.run import same_json
+from neonet_core.training.files import read_json
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,23 @@ def _seconds_left(task: Task, progress: Progress, benchmark: Benchmark | None) -
     epochs = settings_of(task.stage, task.training.preset).get("epochs")
     if progress.epochs and epochs:
         return max(epochs - progress.epochs, 0) * progress.seconds / progress.epochs
-    run = task.training.run
-    timed = [done["seconds"] for fold in run.fold_numbers() if (done := run.current(fold, task.stage)) is not None]
+    timed = _seconds_elsewhere(task)
     if timed:
         return sum(timed) / len(timed)
     if benchmark is None:
         return None
     return seconds_of(task.stage, task.training.preset, benchmark, parts_of_fold(task.training.fold))
+
+
+def _seconds_elsewhere(task: Task) -> list[float]:
+    """What the same stage took in other folds, with the same settings."""
+    run, timed = task.training.run, []
+    for fold in run.fold_numbers():
+        done = run.done(fold, task.stage)
+        if done is not None and same_json(read_json(run.stage_folder(fold, task.stage) / "inputs.json")["settings"],
+                                          settings_of(task.stage, task.training.preset)):
+            timed.append(done["seconds"])
+    return timed
 
 
 def table(stages: Sequence[PlannedStage]) -> str:

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from neonet_core import __version__
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Events
-from neonet_core.experiment.graph import settings_of
+from neonet_core.experiment.graph import section_of, settings_of
 from neonet_core.presets import Preset, parse_preset
 from neonet_core.training.files import read_json, sha256_of_file, sha256_of_json, write_json
 
@@ -35,7 +35,7 @@ class Run:
 
     Layout::
 
-        settings.json  quality.json  folds.json  predictions.csv  prepared/
+        settings.json  quality.json  folds.json  parts.json  predictions.csv  prepared/
         fold-0/seg-unet/  fold-0/vae/  fold-0/cls-pattennet/
             inputs.json  log.jsonl  checkpoint.safetensors  weights.safetensors  done.json
     """
@@ -57,7 +57,7 @@ class Run:
 
     def current(self, fold: int, stage: str) -> dict[str, Any] | None:
         """The stage's ``done.json`` if it still belongs to the run: trained with the settings of the last call, on the
-        split in ``folds.json`` and on the outputs of earlier stages that lie beside it. Else None.
+        cases, outcomes and parts in ``parts.json`` and on the outputs of earlier stages that lie beside it. Else None.
 
         Folds may be trained in several calls; figures and bundles must not mix what does not belong together.
         """
@@ -65,19 +65,24 @@ class Run:
         if done is None:
             return None
         inputs = read_json(self.stage_folder(fold, stage) / "inputs.json")
-        preset = self.preset()
-        held_out = read_json(self.folder / "folds.json")["validation"]
-        belongs = (same_json(inputs["settings"], settings_of(stage, preset))
+        preset, parts = self.preset(), self.parts(fold)
+        belongs = (parts is not None and same_json(inputs["cases"], parts["cases"]) and inputs["seed"] == parts["seed"]
+                   and inputs["spacing"] == parts["spacing"]["seg" if section_of(stage) == "seg" else "crop"]
+                   and same_json(inputs["settings"], settings_of(stage, preset))
                    and ("crop" not in inputs or same_json(inputs["crop"], preset.crop.model_dump()))
                    and done["figures"]["protocol"] == preset.protocol
-                   and fold < len(held_out) and set(inputs["cases"]["validation"]) == set(held_out[fold])
                    and all(self._is_output(fold, earlier, output)
                            for earlier, output in inputs.get("after", {}).items()))
         return done if belongs else None
 
+    def parts(self, fold: int) -> dict[str, Any] | None:
+        """What the stages of a fold have to be trained on, as `fold.FoldTraining.data` has written it."""
+        path = self.folder / "parts.json"
+        return read_json(path).get(str(fold)) if path.is_file() else None
+
     def _is_output(self, fold: int, stage: str, output: str) -> bool:
         done = self.current(fold, stage)
-        return done is not None and outputs_hash(done) == output
+        return done is not None and outputs_hash(done, stage) == output
 
     def settings(self) -> dict[str, Any]:
         """What ``settings.json`` holds. Raises ``NOT_A_RUN``."""
@@ -94,7 +99,7 @@ class Run:
     def trained_so_far(self, fold: int, stage: str) -> tuple[int, float]:
         """Epochs in a stage's log, and the seconds that they took."""
         path = self.stage_folder(fold, stage) / "log.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []  # the last may be cut off
         return len(lines), sum(json.loads(line)["seconds"] for line in lines)
 
     def check(self, settings: dict[str, Any]) -> None:
@@ -142,16 +147,21 @@ def same_json(first: dict[str, Any], second: dict[str, Any]) -> bool:
     return sha256_of_json(first) == sha256_of_json(second)
 
 
-def outputs_hash(done: dict[str, Any]) -> str:
-    """One hash of all that a stage has put out, from its ``done.json``."""
-    return sha256_of_json(done["outputs"])
+def outputs_hash(done: dict[str, Any], stage: str = "") -> str:
+    """One hash of what a stage has put out, from its ``done.json``. Named ``synth-...``: of what other stages take from
+    it, the samples that balance; not of those by which the generator is judged."""
+    outputs = done["outputs"]
+    if section_of(stage) == "synth":
+        outputs = {file: digest for file, digest in outputs.items() if file.startswith("samples/")}
+    return sha256_of_json(outputs)
 
 
 def run_stage(folder: Path, inputs: dict[str, Any], work: Callable[[], dict[str, Any]], events: Events,
-              name: str) -> dict[str, Any]:
+              name: str, wait_s: float = 0.0) -> dict[str, Any]:
     """Run a stage unless it is done, and record it.
 
-    A finished stage of other inputs is not removed: its folder stays as ``<stage>.before-<hash>``.
+    A finished stage of other inputs is not removed: its folder stays as ``<stage>.before-<hash>``, and is taken back
+    when its inputs come back.
 
     Parameters
     ----------
@@ -161,6 +171,8 @@ def run_stage(folder: Path, inputs: dict[str, Any], work: Callable[[], dict[str,
         All that shapes the outcome: settings, seed, the cases' contents, the hashes of earlier stages' outputs.
     work : callable
         Does it and returns the stage's figures (JSON-able).
+    wait_s : float
+        How long to wait for another process that is at it.
 
     Returns
     -------
@@ -175,7 +187,7 @@ def run_stage(folder: Path, inputs: dict[str, Any], work: Callable[[], dict[str,
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         # the system frees the lock when a process ends, however it ends
-        with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0):
+        with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=wait_s):
             return _run_stage(folder, inputs, work, events, name)
     except Timeout:
         raise NeoNetError("STAGE_BUSY", f"{name}: another process is training it.",
@@ -201,6 +213,11 @@ def _run_stage(folder: Path, inputs: dict[str, Any], work: Callable[[], dict[str
             events.log(f"{name}: its inputs have changed, starting anew; what was trained is kept in {kept.name}")
         else:
             events.log(f"{name}: its inputs have changed, starting anew")
+    earlier = folder.with_name(f"{folder.name}.before-{key[:8]}")
+    if not begun and earlier.is_dir() and read_json(earlier / "done.json")["inputs"] == key:
+        shutil.rmtree(folder, ignore_errors=True)
+        earlier.rename(folder)
+        return _run_stage(folder, inputs, work, events, name)
     if not begun and folder.is_dir():  # without inputs.json: what a kill has left of a folder that was being removed
         shutil.rmtree(folder)
     for unfinished in folder.glob(".*.part"):

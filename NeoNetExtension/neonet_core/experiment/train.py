@@ -36,7 +36,9 @@ class Experiment:
     ----------
     run : Run
     tasks : tuple of Task
-        The stages of all folds, each after those that it needs.
+        The stages of the chosen folds, each after those that it needs.
+    parts : dict
+        By fold, of all folds: what stages have to be trained on to belong to the run (`FoldTraining.data`).
     """
 
     run: Run
@@ -44,18 +46,36 @@ class Experiment:
     settings: dict[str, Any]
     quality: QualityReport
     folds: Folds
+    parts: dict[str, Any]
 
     def begin(self) -> None:
         """Write the settings, the quality control and the split into the run folder."""
         self.run.begin(self.settings)
         write_json(self.run.folder / "quality.json", self.quality.to_json())
         self.folds.write(self.run.folder / "folds.json")
+        write_json(self.run.folder / "parts.json", self.parts)
+
+    def train(self, engine: str = "local", device: str = "auto", threads: int | None = None,
+              events: Events | None = None) -> Run:
+        """Train what is not done yet; see `train`."""
+        events = events or Silent()
+        left = [task for task in self.tasks if not task.training.is_done(task.stage)]
+        self.begin()
+        for task in self.tasks:
+            if task.stage in AUTOENCODERS:
+                task.training.prepare(events)
+        if not left:
+            events.log(f"Nothing to do: all {len(self.tasks)} stages were done before with these settings and cases.")
+        else:
+            if len(left) < len(self.tasks):
+                events.log(f"{len(self.tasks) - len(left)} of {len(self.tasks)} stages were done before.")
+            ENGINES[engine](left, device, threads, events)
+        write_predictions(self.run)
+        return self.run
 
 
-def train(cohort: Cohort, preset: Preset, out: Path, *, seed: int = 0, folds: Sequence[int] | None = None,
-          split: Path | None = None, stages: Sequence[str] | None = None, models: Sequence[str] | None = None,
-          ratios: Sequence[int] | None = None, engine: str = "local", threads: int | None = None,
-          device: str = "auto", events: Events | None = None) -> Run:
+def train(cohort: Cohort, preset: Preset, out: Path, *, engine: str = "local", threads: int | None = None,
+          device: str = "auto", events: Events | None = None, **chosen: Any) -> Run:
     """Train the models of a cohort, fold by fold; resumes where an earlier call with the same folder stopped.
 
     Parameters
@@ -64,7 +84,7 @@ def train(cohort: Cohort, preset: Preset, out: Path, *, seed: int = 0, folds: Se
         One stage after the other in this process, or as tasks of a Ray cluster (`engines`).
     threads : int or None
         CPU threads of a stage. None: as torch has it, or `engines.DEFAULT_THREADS` with Ray.
-    cohort, preset, out, seed, folds, split, stages, models, ratios, device, events
+    cohort, preset, out, device, events, **chosen
         See `experiment`, which raises for all that can be seen to be wrong before the work begins.
 
     Raises
@@ -72,31 +92,16 @@ def train(cohort: Cohort, preset: Preset, out: Path, *, seed: int = 0, folds: Se
     NeoNetError
         What `experiment` raises; ``STAGE_BUSY``; what a stage raises.
     """
-    events = events or Silent()
-    planned = experiment(cohort, preset, out, seed=seed, folds=folds, split=split, stages=stages, models=models,
-                         ratios=ratios, device=device, events=events)
-    if engine not in ENGINES:
-        raise NeoNetError("BAD_ARGUMENT", f"There is no engine '{engine}'.", f"Choose from {', '.join(ENGINES)}.")
     if threads is not None and threads < 1:
         raise NeoNetError("BAD_ARGUMENT", f"{threads} threads cannot compute.", "Choose --threads 1 or more.")
-    left = [task for task in planned.tasks if not task.training.is_done(task.stage)]
-    planned.begin()
-    for task in planned.tasks:
-        if task.stage in AUTOENCODERS:
-            task.training.prepare(events)
-    if not left:
-        events.log(f"Nothing to do: all {len(planned.tasks)} stages were done before with these settings and cases.")
-    else:
-        if len(left) < len(planned.tasks):
-            events.log(f"{len(planned.tasks) - len(left)} of {len(planned.tasks)} stages were done before.")
-        ENGINES[engine](left, device, threads, events)
-    write_predictions(planned.run)
-    return planned.run
+    planned = experiment(cohort, preset, out, engine=engine, device=device, events=events, **chosen)
+    return planned.train(engine, device, threads, events)
 
 
 def experiment(cohort: Cohort, preset: Preset, out: Path, *, seed: int = 0, folds: Sequence[int] | None = None,
                split: Path | None = None, stages: Sequence[str] | None = None, models: Sequence[str] | None = None,
-               ratios: Sequence[int] | None = None, device: str = "auto", events: Events | None = None) -> Experiment:
+               ratios: Sequence[int] | None = None, engine: str = "local", device: str = "auto",
+               events: Events | None = None) -> Experiment:
     """Look through all that a training needs, and write nothing.
 
     Parameters
@@ -116,34 +121,51 @@ def experiment(cohort: Cohort, preset: Preset, out: Path, *, seed: int = 0, fold
         Segmentation networks and classifiers (`graph.stages_of_fold`); None: those of the preset.
     ratios : sequence of int or None
         Shares of synthetic cases in percent with which NeoCls is trained, 0 to 100 (R+S); None: those of the preset.
+    engine, device : str
+        For the record; `local` is told now if it has no such device.
 
     Raises
     ------
     NeoNetError
-        ``BAD_ARGUMENT``, ``BAD_PRESET``, ``RUN_EXISTS``, ``COHORT_CHANGED``, ``TOO_FEW_CASES``, ``FOLDS_MISMATCH``;
-        ``NO_VAE``, ``NO_LDM``, ... for a stage whose earlier stage is missing.
+        ``BAD_ARGUMENT``, ``BAD_PRESET``, ``RUN_EXISTS``, ``COHORT_CHANGED``, ``TOO_FEW_CASES``, ``FOLDS_MISMATCH``,
+        ``NO_DEVICE``; ``NO_VAE``, ``NO_LDM``, ... for a stage whose earlier stage is missing.
     """
     events = events or Silent()
+    if engine not in ENGINES:
+        raise NeoNetError("BAD_ARGUMENT", f"There is no engine '{engine}'.", f"Choose from {', '.join(ENGINES)}.")
     stages = preset.stages if stages is None else stages
     models = preset.models if models is None else models
     ratios = preset.ratios if ratios is None else ratios
     _check_arguments(stages, folds, preset, models, ratios, seed)
     run = Run(out)
-    settings = {"preset": preset.model_dump(), "cohort": cohort.path.name, "outcome": cohort.outcome_name,
-                "seed": seed, "device": choose_device(device).type}
+    settings = {"preset": preset.model_dump(), "cohort": cohort.path.name, "outcome": cohort.outcome_name, "seed": seed,
+                "device": choose_device(device).type if engine == "local" else f"{device} ({engine})"}
     run.check(settings)
     report = check_cohort(cohort, events)
     events.log(report.table())
     all_folds = _folds_of_run(run, cohort, report.included, preset, seed, split)
     identities = case_identities(report)
-    tasks = []
+    tasks: list[Task] = []
     for fold in _chosen_folds(report.included, all_folds, folds, preset):
         training = FoldTraining(run, fold, report, identities, preset, seed)
         trained = [kind for kind in AUTOENCODERS if training.is_done(kind)]
         names = stages_of_fold(preset, stages, models, ratios, trained)
         training.check(names)
         tasks += [Task(training, name) for name in names]
-    return Experiment(run, tuple(tasks), settings, report, all_folds)
+    chosen = {task.training.fold.number: task.training.data() for task in tasks}
+    parts = {str(number): chosen.get(number) or _data_of(report, all_folds, number, run, identities, preset, seed)
+             for number in range(len(all_folds))}
+    return Experiment(run, tuple(tasks), settings, report, all_folds, parts)
+
+
+def _data_of(report: QualityReport, folds: Folds, number: int, run: Run, identities: dict[str, str], preset: Preset,
+             seed: int) -> dict[str, Any] | None:
+    """Of a fold that is not to be run now; None where it could not be run."""
+    try:
+        fold = split_fold(report.included, folds, number, preset)
+    except NeoNetError:
+        return None
+    return FoldTraining(run, fold, report, identities, preset, seed).data() if fold.validation else None
 
 
 def _folds_of_run(run: Run, cohort: Cohort, included: Cohort, preset: Preset, seed: int, split: Path | None) -> Folds:
@@ -194,7 +216,7 @@ def _check_arguments(stages: Sequence[str], folds: Sequence[int] | None, preset:
         raise NeoNetError("BAD_ARGUMENT", f"There is no stage '{unknown[0]}'.", f"Choose from {', '.join(STAGES)}.")
     if folds is not None and len(set(folds)) != len(folds):
         raise NeoNetError("BAD_ARGUMENT", "A fold is named twice.", "Name each fold once, e.g. --folds 0,1.")
-    if any(not 0 <= ratio <= 100 for ratio in ratios) or len(set(ratios)) != len(ratios):
+    if not ratios or any(not 0 <= ratio <= 100 for ratio in ratios) or len(set(ratios)) != len(ratios):
         raise NeoNetError("BAD_ARGUMENT", f"The ratios {list(ratios)} are not different percentages from 0 to 100.",
                           "Example: --ratios 0,50,100")
     segmentors, classifiers = split_models(models, preset)

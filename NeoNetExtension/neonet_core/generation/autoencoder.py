@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
@@ -15,7 +16,7 @@ from monai.networks.nets.vqvae import VQVAEResidualUnit
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Events
 from neonet_core.generation.codebook import Codebook
-from neonet_core.generation.image_terms import Adversary, FeatureMaps, perceptual_distance
+from neonet_core.generation.image_terms import Adversary, FeatureMaps, perceptual_distance, weighted_mean
 from neonet_core.presets import AutoencoderSettings, VaeSettings, VqVaeSettings
 from neonet_core.training.loop import Fit, Validation, derive_seed, fit, seed_everything
 from neonet_core.training.patches import Patches
@@ -286,12 +287,14 @@ def train_autoencoder(training: Patches, stopping: Patches, settings: Autoencode
 
 
 def autoencoder_loss(settings: AutoencoderSettings, perceptual: FeatureMaps | None = None
-                     ) -> Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]:
-    """The loss of an autoencoder, or of one `TrainedAgainst` an adversary, on images (N, 1, X, Y, Z)."""
-    def loss(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+                     ) -> Callable[[torch.nn.Module, PatchBatch], torch.Tensor]:
+    """The loss of an autoencoder, or of one `TrainedAgainst` an adversary."""
+    def loss(model: torch.nn.Module, batch: PatchBatch) -> torch.Tensor:
+        images = batch.images
         reconstructions, cost = _autoencoder_of(model).reconstruct_in_training(images)
         reconstructions = reconstructions.float()
-        value = torch.nn.functional.l1_loss(reconstructions, images) + _latent_weight(settings) * cost
+        value = weighted_mean((reconstructions - images).abs(), batch.tumours, settings.tumour_weight)
+        value = value + _latent_weight(settings) * cost
         if settings.perceptual_weight > 0 and perceptual is not None:
             value = value + settings.perceptual_weight * perceptual_distance(perceptual, reconstructions, images)
         if isinstance(model, TrainedAgainst):
@@ -323,6 +326,14 @@ def _reconstruction_figures(model: torch.nn.Module, images: torch.Tensor) -> dic
     return {"l1": float(np.mean(errors)), **autoencoder.latent_figures(latents)}
 
 
+@dataclass(frozen=True)
+class PatchBatch:
+    """Images (n, 1, X, Y, Z) float32 in [0, 1] and their tumours' masks, of the same shape, uint8."""
+
+    images: torch.Tensor
+    tumours: torch.Tensor
+
+
 class PatchBatches:
     """Shuffled batches of patches that stay on the device; flipped and masked at random where the settings say so.
 
@@ -339,15 +350,16 @@ class PatchBatches:
     def steps_per_epoch(self) -> int:
         return -(-len(self._images) // self._settings.batch_size)
 
-    def batches(self, epoch: int) -> Iterator[torch.Tensor]:
-        """Yield (n, 1, X, Y, Z) float32 in [0, 1] until each patch was seen once."""
+    def batches(self, epoch: int) -> Iterator[PatchBatch]:
+        """Yield images in [0, 1] with their tumours until each patch was seen once."""
         rng = np.random.default_rng(derive_seed(self._seed, epoch))
         order = rng.permutation(len(self._images))
         for indices in np.array_split(order, self.steps_per_epoch):
-            yield torch.stack([self._view(int(index), rng) for index in indices])
+            images, tumours = zip(*(self._view(int(index), rng) for index in indices), strict=True)
+            yield PatchBatch(torch.stack(images), torch.stack(tumours))
 
-    def _view(self, index: int, rng: np.random.Generator) -> torch.Tensor:
-        image = self._images[index]
+    def _view(self, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        image, tumour = self._images[index], self._masks[index, 1:]
         if self._settings.mask_inputs:
             # the three kinds of input that PattenNet's encoder may meet: as it is, T1, T2
             kind = rng.integers(3)
@@ -356,6 +368,6 @@ class PatchBatches:
         if self._settings.flips:
             axes = [axis for axis in (1, 2, 3) if rng.random() < 0.5]
             if axes:
-                image = image.flip(axes)
-        return image
+                image, tumour = image.flip(axes), tumour.flip(axes)
+        return image, tumour
 

@@ -111,4 +111,4 @@ def train_control(diffusion: LatentDiffusion, training: CachedLatents, stopping:
                                                                   diffusion.settings.class_embedding))
 
     return control, fit_to_noise(control, diffusion, predict, training, stopping, settings, folder, seed, device,
-                                 events, stage)
+                                 events, stage, settings.tumour_weight)

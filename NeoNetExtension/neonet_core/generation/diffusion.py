@@ -11,6 +11,7 @@ from monai.networks.nets import DiffusionModelUNet
 
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Events
+from neonet_core.generation.image_terms import weighted_mean
 from neonet_core.generation.latents import CachedLatents, LatentBatch
 from neonet_core.generation.schedulers import add_noise, signal_and_noise
 from neonet_core.presets import DiffusionSettings, Training
@@ -170,12 +171,15 @@ Prediction = Callable[[torch.nn.Module, LatentBatch, torch.Tensor, torch.Tensor,
 
 def fit_to_noise(model: torch.nn.Module, diffusion: LatentDiffusion, predict: Prediction, training: CachedLatents,
                  stopping: CachedLatents | None, settings: Training, folder: Path, seed: int, device: torch.device,
-                 events: Events, stage: str) -> Fit:
-    """Train `model`, the diffusion model itself or its ControlNet, so that `predict` finds the noise of `diffusion`."""
+                 events: Events, stage: str, tumour_weight: float = 1.0) -> Fit:
+    """Train `model`, the diffusion model itself or its ControlNet, so that `predict` finds the noise of `diffusion`;
+    errors where the tumour lies count `tumour_weight` times."""
     def loss(network: torch.nn.Module, batch: LatentBatch) -> torch.Tensor:
         target, steps, noisy = noised(diffusion, batch.latents)
         classes = hide_classes(classes_of(batch.outcomes), diffusion.settings.class_dropout)
-        return torch.nn.functional.mse_loss(predict(network, batch, noisy, steps, classes).float(), target)
+        errors = (predict(network, batch, noisy, steps, classes).float() - target).square()
+        touched = torch.nn.functional.adaptive_max_pool3d(batch.masks[:, 1:], errors.shape[2:])
+        return weighted_mean(errors, touched, tumour_weight)
 
     def measure(network: torch.nn.Module) -> dict[str, float]:
         assert stopping is not None

@@ -1,4 +1,5 @@
-"""Terms that an autoencoder's loss may have beside L1: perceptual and adversarial; both are off in `paper`."""
+"""What a generator's loss may have beside the plain error: the tumour's weight, perceptual and adversarial terms. All
+are off in `paper`."""
 
 from __future__ import annotations
 
@@ -9,6 +10,14 @@ from monai.networks.nets import PatchDiscriminator
 
 FeatureMaps = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 """A frozen network: images (N, 1, X, Y, Z) -> feature maps (N, C, ...), one or several."""
+
+
+def weighted_mean(errors: torch.Tensor, tumours: torch.Tensor, tumour_weight: float) -> torch.Tensor:
+    """Mean of errors (N, C, X, Y, Z); those in the tumour (N, 1, X, Y, Z), 0 or 1, count `tumour_weight` times."""
+    if tumour_weight == 1:
+        return errors.mean()
+    weights = 1 + (tumour_weight - 1) * tumours.to(errors.dtype)
+    return (errors * weights).sum() / (weights.sum() * errors.shape[1])
 
 
 def perceptual_distance(features: FeatureMaps, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
