@@ -280,7 +280,7 @@ def real_patches(run: Run, fold: int, stage: str) -> RealPatches:
     def patches(part: str) -> Patches:
         try:
             return cut_patches([open_prepared(run.folder / "prepared", inputs["spacing"], case_id, outcome)
-                                for case_id, (_, outcome) in inputs["cases"][part].items()], crop)
+                                for case_id, (_, outcome, _) in inputs["cases"][part].items()], crop)
         except FileNotFoundError as error:
             raise NeoNetError("NOT_PREPARED", f"{run.folder.name} lacks the prepared images of fold {fold}.",
                               f"Give its 'neonet train' once more with --stages {stage}: that prepares them and trains "

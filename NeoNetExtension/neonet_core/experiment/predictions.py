@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from neonet_core.experiment.graph import classifier_stage
@@ -36,6 +37,16 @@ def read_predictions(run: Run, stage: str | None = None) -> list[Prediction]:
         if done is not None:
             predictions += [Prediction(**row) for row in done["figures"]["predictions"]]
     return predictions
+
+
+def by_patient(predictions: Sequence[Prediction]) -> list[Prediction]:
+    """One prediction for each patient: of several cases the mean probability, and the highest outcome, by which folds
+    are stratified. Intervals and tests take their rows for independent, which cases of one patient are not."""
+    cases: dict[str, list[Prediction]] = {}
+    for prediction in predictions:
+        cases.setdefault(prediction.patient_id, []).append(prediction)
+    return [replace(own[0], outcome=max(one.outcome for one in own),
+                    probability=sum(one.probability for one in own) / len(own)) for own in cases.values()]
 
 
 def write_predictions(run: Run) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from neonet_core.bundle import OutOfFoldScore, Range
 from neonet_core.evaluation.auc import auc, bootstrap_interval, delong_interval, youden_threshold
 from neonet_core.experiment.graph import segmentor_stage
-from neonet_core.experiment.predictions import read_predictions
+from neonet_core.experiment.predictions import by_patient, read_predictions
 from neonet_core.experiment.run import Run
 from neonet_core.training.files import read_json
 
@@ -25,7 +25,7 @@ class Summary:
     threshold : float or None
         Youden's threshold of the out-of-fold scores.
     metrics : dict
-        Each with its protocol, number of cases and interval.
+        Each with its protocol and interval; AUCs count patients, of whose cases the mean probability counts.
     ranges : dict
         See `neonet_core.experiment.ranges`, and spacing_x/y/z of the cohort's images in mm.
     """
@@ -40,16 +40,19 @@ def summarise(run: Run, classifier: str = "cls-pattennet") -> Summary:
     """Gather the figures of all finished folds; those of NeoCls from the stage `classifier`."""
     preset = run.preset()
     predictions = read_predictions(run, classifier)
-    truth = np.array([prediction.outcome for prediction in predictions])
-    score = np.array([prediction.probability for prediction in predictions])
+    patients = by_patient(predictions)
+    truth = np.array([patient.outcome for patient in patients])
+    score = np.array([patient.probability for patient in patients])
     metrics: dict[str, Any] = {"protocol": preset.protocol}
     threshold = None
     if len(set(truth.tolist())) == 2:
         threshold = youden_threshold(truth, score)
         metrics["auc_out_of_fold"] = {
-            "value": auc(truth, score), "cases": len(truth), "positives": int(truth.sum()),
+            "value": auc(truth, score), "patients": len(truth), "positives": int(truth.sum()),
             "delong_95": list(delong_interval(truth, score)), "bootstrap_95": list(bootstrap_interval(truth, score))}
-        by_fold = [figures["auc"] for figures in _figures(run, classifier) if figures["auc"] is not None]
+        fold = np.array([patient.fold for patient in patients])
+        by_fold = [auc(truth[fold == number], score[fold == number]) for number in sorted(set(fold.tolist()))
+                   if len(set(truth[fold == number].tolist())) == 2]
         if by_fold:
             metrics["auc_mean_of_folds"] = {"mean": float(np.mean(by_fold)), "by_fold": by_fold}
     segmentations = _figures(run, segmentor_stage(preset))
