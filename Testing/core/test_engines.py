@@ -77,11 +77,12 @@ def at_work(stage):
             if any(part.startswith("ray::fold") and part.endswith(stage) for part in process.cmdline())]
 
 
-def test_a_killed_worker_changes_nothing(blob_cohort, local, tmp_path):
+def test_a_killed_worker_changes_nothing(blob_cohort, local, tmp_path, monkeypatch):
+    monkeypatch.chdir(blob_cohort.parent)
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         disturber = Disturber(kill_a_worker)
-        run = train_tiny(blob_cohort, tmp_path / "run", "ray", disturber)
+        run = train_tiny(Path(blob_cohort.name), tmp_path / "run", "ray", disturber)
     finally:
         ray.shutdown()
     assert disturber.done, "a worker was killed"

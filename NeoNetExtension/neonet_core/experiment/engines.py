@@ -89,7 +89,7 @@ def run_ray(tasks: Sequence[Task], device: str, threads: int | None, events: Eve
             before = [found[number, stage] for stage in needs(task.stage, task.training.preset)
                       if (number, stage) in found]
             reference = train.options(num_cpus=cpus, num_gpus=gpu_share(task.stage) if on_gpu else 0,
-                                      name=task.name).remote(task, device, cpus, mailbox, *before)
+                                      name=task.name).remote(task, os.getcwd(), device, cpus, mailbox, *before)
             found[number, task.stage], pending[reference] = reference, task
         _follow(ray, pending, mailbox, events)
     finally:
@@ -137,8 +137,10 @@ def _connect(ray: Any) -> None:
                           "export RAY_AUTH_MODE=token first.") from error
 
 
-def _train(task: Task, device: str, threads: int, mailbox: Any, *before: bool) -> bool:
-    """A Ray task. `before` are the results of earlier stages: Ray waits for them."""
+def _train(task: Task, folder: str, device: str, threads: int, mailbox: Any, *before: bool) -> bool:
+    """A Ray task. `folder` is where the command was given; `before` are the results of earlier stages, for which Ray
+    waits."""
+    os.chdir(folder)
     torch.set_num_threads(threads)
     task.training.train(task.stage, choose_device(device), _Posted(mailbox), wait_s=PATIENCE_S)
     return True
