@@ -22,8 +22,10 @@ def add_stage(run: Run, fold: int, stage: str, figures: dict) -> None:
 
 
 def add_classifier(run: Run, model: str, ratio: int = 0, signal: float = 1.0, seed: int = 0, folds=None,
-                   outcomes: dict | None = None, patients: dict | None = None, threshold: float | None = 0.5) -> None:
-    """Predictions of a classifier: normal logits, those of positives higher by `signal`."""
+                   outcomes: dict | None = None, patients: dict | None = None, threshold: float | None = 0.5,
+                   synthetic: dict | None = None) -> None:
+    """Predictions of a classifier: normal logits, those of positives higher by `signal`; by fold how many synthetic
+    cases it has learned from, if not one for each 10 % of `ratio`."""
     rng = np.random.default_rng(seed)
     stage = classifier_stage(model, ratio)
     for fold, names in enumerate(read_json(run.folder / "folds.json")["validation"]):
@@ -34,7 +36,8 @@ def add_classifier(run: Run, model: str, ratio: int = 0, signal: float = 1.0, se
             rows.append({"case_id": name, "patient_id": (patients or {}).get(name, f"patient of {name}"), "fold": fold,
                          "model": stage, "outcome": outcome, "probability": float(1 / (1 + np.exp(-logit)))})
         if folds is None or fold in folds:
-            add_stage(run, fold, stage, {"auc": None, "model": model, "ratio": ratio, "synthetic": 0, "epochs": 3,
+            add_stage(run, fold, stage, {"auc": None, "model": model, "ratio": ratio,
+                                         "synthetic": (synthetic or {}).get(fold, ratio // 10), "epochs": 3,
                                          "best_epoch": 1, "predictions": rows, "threshold": threshold})
 
 

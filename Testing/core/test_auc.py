@@ -107,10 +107,41 @@ def test_separated_classes_have_an_honest_interval():
     assert bootstrap_interval(truth, score) == (1, 1)
 
 
+def test_a_network_that_scores_all_alike_has_an_honest_interval():
+    truth = np.repeat([1, 0], [44, 84])
+    low, high = delong_interval(truth, np.full(128, 0.3))
+    assert (low, high) == pytest.approx((0.5 * 0.025 ** (1 / 44), 1 - 0.5 * 0.025 ** (1 / 44)))
+    fewer = delong_interval(truth[40:50], np.full(10, 0.3))
+    assert 0 < fewer[0] < low and high < fewer[1] < 1
+
+
 def test_a_single_case_of_a_class_says_nothing_about_the_spread():
     truth, score = [1, 0, 0], [0.5, 0.4, 0.6]
     assert delong(truth, score) == (0.5, np.inf)
     assert delong_interval(truth, score) == (0, 1)
+
+
+@settings(deadline=None)
+@given(samples(least=4), st.randoms())
+def test_with_strata_only_pairs_within_them_count(sample, random):
+    truth, score = sample
+    strata = np.array([random.randrange(3) for _ in truth])
+    within = [kernel(truth[strata == one], score[strata == one]).ravel() for one in range(3)
+              if len(set(truth[strata == one])) == 2]
+    if not within:
+        with pytest.raises(NeoNetError) as caught:
+            auc(truth, score, strata)
+        assert caught.value.code == "ONE_CLASS"
+        return
+    assert auc(truth, score, strata) == pytest.approx(np.concatenate(within).mean())
+    assert auc(truth, score + 10 * strata, strata) == auc(truth, score, strata)
+    assert auc(truth, score, np.zeros(len(truth))) == auc(truth, score)
+
+
+def test_strata_are_one_for_each_case():
+    with pytest.raises(NeoNetError) as caught:
+        auc([0, 1, 1], [0.1, 0.2, 0.3], [0, 0])
+    assert caught.value.code == "BAD_ARGUMENT"
 
 
 @given(samples())

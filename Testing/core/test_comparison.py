@@ -1,5 +1,7 @@
 """Tests of AUCs against their definitions, and their p-values where nothing is to be found."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from scipy.stats import kstest, mannwhitneyu, norm
 
 from neonet_core.errors import NeoNetError
 from neonet_core.evaluation.auc import auc, delong
-from neonet_core.evaluation.comparison import delong_test, holm, paired_permutation_test, permutation_test
+from neonet_core.evaluation.comparison import delong_test, holm, permutation_test
 
 
 @st.composite
@@ -26,6 +28,16 @@ def two_models(rng, areas=(0.8, 0.8), correlation=0.5, m=44, n=84):
     noise = rng.multivariate_normal([0, 0], [[1, correlation], [correlation, 1]], size=m + n).T
     first, second = noise + truth * np.sqrt(2) * norm.ppf(areas)[:, None]
     return truth, first, second
+
+
+FOLDS = np.concatenate([np.arange(44) % 5, np.arange(84) % 5])
+"""Of the paper's cohort in five stratified folds."""
+
+
+def cross_validated(rng, areas=(0.8, 0.8), correlation=0.5, offsets=(1.0, 1.0)):
+    """`two_models` whose networks of each fold score at levels of their own, with these standard deviations."""
+    truth, *scores = two_models(rng, areas, correlation)
+    return truth, *(score + rng.normal(0, offset, 5)[FOLDS] for score, offset in zip(scores, offsets, strict=True))
 
 
 def kernel(truth, score):
@@ -121,7 +133,6 @@ def test_the_same_scores_twice_do_not_differ():
     assert (found.difference, found.p_value) == (0, 1)
     # Nobody of 44 differing does not show that nobody does.
     assert (found.low, found.high) == pytest.approx((0.025 ** (1 / 44) - 1, 1 - 0.025 ** (1 / 44)))
-    assert paired_permutation_test(truth, first, np.exp(first), samples=100) == 1
 
 
 def test_a_difference_without_variance_is_no_certainty():
@@ -132,6 +143,99 @@ def test_a_difference_without_variance_is_no_certainty():
     assert delong_test(truth, truth, -truth).p_value == pytest.approx(2 * 2 ** -4)
     one = delong_test([1, 0, 0], [0.5, 0.4, 0.6], [0.1, 0.2, 0.3])
     assert (one.low, one.high, one.p_value) == (-1, 1, 1)
+
+
+# --- within strata ----------------------------------------------------------------------------------------------------
+
+
+def test_levels_of_the_folds_networks_are_no_difference():
+    """Two models that rank every fold alike: pooled, one seems far better; within folds they are the same."""
+    truth, first, _ = two_models(np.random.default_rng(11))
+    second = first + np.array([3.0, -2, 0, 2, -3])[FOLDS]
+    pooled = delong_test(truth, first, second)
+    assert pooled.difference > 0.1 and pooled.p_value < 0.05
+    within = delong_test(truth, first, second, strata=FOLDS)
+    assert (within.difference, within.p_value) == (0, 1)
+    assert (within.low, within.high) == pytest.approx((0.025 ** (1 / 44) - 1, 1 - 0.025 ** (1 / 44)), abs=1e-3)
+
+
+def test_the_variance_within_strata_is_the_weighted_sum_of_theirs():
+    truth, first, second = cross_validated(np.random.default_rng(12), areas=(0.85, 0.75))
+    parts = [tuple(values[fold == FOLDS] for values in (truth, first, second)) for fold in range(5)]
+    pairs = np.array([part[0].sum() * (1 - part[0]).sum() for part in parts])
+    weights = pairs / pairs.sum()
+    difference = weights @ [auc(part[0], part[1]) - auc(part[0], part[2]) for part in parts]
+    sd = np.sqrt(weights ** 2 @ [naive_variance(*part) for part in parts])
+    found = delong_test(truth, first, second, strata=FOLDS)
+    assert found.difference == pytest.approx(difference)
+    assert found.difference == pytest.approx(auc(truth, first, FOLDS) - auc(truth, second, FOLDS))
+    assert (found.low, found.high) == pytest.approx((difference - 1.959964 * sd, difference + 1.959964 * sd), abs=1e-6)
+    assert found.p_value == pytest.approx(2 * norm.sf(abs(difference) / sd))
+    # A fold of one class has no pair.
+    more = [np.append(values, extra) for values, extra in ((truth, [1, 1]), (first, [0, 9]), (second, [9, 0]))]
+    assert delong_test(*more, strata=np.append(FOLDS, [5, 5])) == found
+
+
+def test_one_stratum_is_no_stratum():
+    models = two_models(np.random.default_rng(13))
+    strata = np.zeros(128)
+    assert delong_test(*models, strata=strata) == delong_test(*models)
+    assert permutation_test(*models[:2], strata=strata) == permutation_test(*models[:2])
+
+
+@pytest.mark.parametrize("offsets", [(1, 1), (0, 1.5)])
+def test_equal_models_of_five_folds_differ_as_often_as_the_test_says(offsets):
+    rng = np.random.default_rng(14)
+    p_values = [delong_test(*cross_validated(rng, offsets=offsets), strata=FOLDS).p_value for _ in range(1000)]
+    assert_uniform(p_values)
+
+
+def test_the_interval_over_five_folds_covers_the_true_difference_as_often_as_it_says():
+    rng = np.random.default_rng(15)
+    found = [delong_test(*cross_validated(rng, (0.85, 0.75), offsets=(0, 1.5)), strata=FOLDS) for _ in range(1000)]
+    assert 0.935 <= np.mean([result.low <= 0.1 <= result.high for result in found]) <= 0.97
+    assert np.mean([result.p_value < 0.05 for result in found]) > 0.5
+
+
+def test_a_fold_with_one_positive_counts_with_the_largest_variance():
+    truth = np.array([1, 1, 0, 0, 1, 0, 0, 0])
+    first, second = np.array([3, 1, 2, 0, 1, 0, 2, 3.0]), np.array([1, 2, 3, 0, 3, 0, 2, 1.0])
+    strata = np.repeat([0, 1], 4)
+    found = delong_test(truth, first, second, strata=strata)
+    whole = naive_variance(truth[:4], first[:4], second[:4])
+    negatives = np.array([(first[4] > one) - (float(second[4] > other)) for one, other in
+                          zip(first[5:], second[5:], strict=True)])
+    variance = (4 / 7) ** 2 * whole + (3 / 7) ** 2 * (1 + negatives.var(ddof=1) / 3)
+    assert found.p_value == pytest.approx(2 * norm.sf(abs(found.difference) / np.sqrt(variance)))
+
+
+def test_few_positives_in_a_fold_do_not_make_the_test_find_more():
+    rng = np.random.default_rng(16)
+    folds = FOLDS.copy()
+    folds[np.flatnonzero(FOLDS[:44] == 4)[1:]] = np.arange(7) % 4  # fold 4 keeps one positive
+    p_values = [delong_test(*cross_validated(rng, offsets=(0, 0)), strata=folds).p_value for _ in range(1000)]
+    assert 0.02 < np.mean(np.array(p_values) < 0.05) < 0.06
+
+
+def test_chance_passes_for_a_model_as_often_as_permutations_within_folds_say():
+    """Where a fold's network scores high just where its fold holds many positives, as a coincidence would have it."""
+    truth, folds = np.repeat([1, 0, 1, 0], [30, 34, 14, 50]), np.repeat([0, 1], 64)
+    rng = np.random.default_rng(17)
+    scores = [rng.normal(size=128) - folds for _ in range(1000)]
+    assert_uniform([permutation_test(truth, score, 199, seed, folds) for seed, score in enumerate(scores)])
+    assert np.mean([permutation_test(truth, score, 199, seed) <= 0.05 for seed, score in enumerate(scores[:200])]) > 0.2
+
+
+def test_permutations_within_strata_are_those_of_the_stratified_auc():
+    truth, folds = np.array([1, 1, 0, 0, 1, 0, 0, 0, 1, 1]), np.array([0, 0, 0, 0, 1, 1, 1, 1, 2, 2])
+    score = np.array([3, 1, 2, 0, 2, 0, 2, 3.0, 1, 5])
+    every = [auc([*one, *other, 1, 1], score, folds) for one in set(itertools.permutations([1, 1, 0, 0]))
+             for other in set(itertools.permutations([1, 0, 0, 0]))]
+    expected = np.mean(np.array(every) >= auc(truth, score, folds) - 1e-12)
+    assert permutation_test(truth, score, 20000, strata=folds) == pytest.approx(expected, abs=0.015)
+
+
+# --- adjustment and permutations --------------------------------------------------------------------------------------
 
 
 def test_holm_by_hand():
@@ -162,14 +266,12 @@ def test_a_permutation_is_mann_whitneys_exact_test():
 def test_permutation_and_delong_agree_on_the_papers_cohort():
     rng = np.random.default_rng(7)
     for _ in range(8):
-        truth, first, second = two_models(rng, areas=(0.6, 0.5))
-        area, variance = delong(truth, first)
-        for test, scores, expected in [
-                (permutation_test, (first,), norm.sf((area - 0.5) / np.sqrt(variance))),
-                (paired_permutation_test, (first, second), delong_test(truth, first, second).p_value)]:
-            # Where 10,000 permutations tell them from each other.
-            if expected > 0.002:
-                assert test(truth, *scores) == pytest.approx(expected, rel=0.5)
+        truth, score, _ = two_models(rng, areas=(0.6, 0.5))
+        area, variance = delong(truth, score)
+        expected = norm.sf((area - 0.5) / np.sqrt(variance))
+        # Where 10,000 permutations tell them from each other.
+        if expected > 0.002:
+            assert permutation_test(truth, score) == pytest.approx(expected, rel=0.5)
 
 
 def test_chance_passes_for_a_model_as_often_as_the_permutations_say():
@@ -178,31 +280,10 @@ def test_chance_passes_for_a_model_as_often_as_the_permutations_say():
     assert_uniform([permutation_test(truth, rng.normal(size=128), samples=199, seed=seed) for seed in range(1000)])
 
 
-def test_equal_models_pass_for_unequal_as_often_as_the_exchanges_say():
-    rng = np.random.default_rng(9)
-    assert_uniform([paired_permutation_test(*two_models(rng), samples=199, seed=seed) for seed in range(1000)])
-
-
-def test_an_exchange_is_what_it_says():
-    """All exchanges of a small cohort, each made and both AUCs taken anew, against random ones."""
-    truth = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0])
-    ranks = np.array([[9, 8, 4, 6.5, 5, 1, 2, 3, 6.5], [3, 6, 9, 4.5, 2, 4.5, 1, 7, 8]])
-    observed = auc(truth, ranks[0]) - auc(truth, ranks[1])
-    found = []
-    for code in range(2 ** 9):
-        kept = np.array([code >> case & 1 for case in range(9)], bool)
-        first, second = np.where(kept, *ranks), np.where(kept, *ranks[::-1])
-        found.append(abs(auc(truth, first) - auc(truth, second)) >= abs(observed) - 1e-12)
-    assert 0.05 < np.mean(found) < 0.8
-    assert paired_permutation_test(truth, *ranks, samples=20000) == pytest.approx(np.mean(found), abs=0.015)
-
-
 @settings(deadline=None)
 @given(pairs_of_models(least=1))
 def test_the_scales_of_the_models_do_not_matter(models):
     truth, first, second = models
-    assert paired_permutation_test(truth, np.exp(first), 100 * second, samples=50) == paired_permutation_test(
-        truth, first, second, samples=50) == paired_permutation_test(truth, second, first, samples=50)
     assert permutation_test(truth, np.exp(first), samples=50) == permutation_test(truth, first, samples=50)
     assert delong_test(truth, np.exp(first), 100 * second) == delong_test(truth, first, second)
 
@@ -211,13 +292,11 @@ def test_a_permutation_p_value_is_never_0_and_repeats():
     truth = np.repeat([1, 0], [44, 84])
     assert permutation_test(truth, truth, samples=999) == 1 / 1000
     assert permutation_test(truth, -truth, samples=999) == 1
-    assert paired_permutation_test(truth, truth, -truth, samples=999) == 1 / 1000
-    models = two_models(np.random.default_rng(10), areas=(0.55, 0.5))
-    for test, scores in [(permutation_test, models[:2]), (paired_permutation_test, models)]:
-        assert test(*scores, seed=1) == test(*scores, seed=1) != test(*scores, seed=2)
+    model = two_models(np.random.default_rng(10), areas=(0.55, 0.5))[:2]
+    assert permutation_test(*model, seed=1) == permutation_test(*model, seed=1) != permutation_test(*model, seed=2)
 
 
-EVERY = [delong_test, paired_permutation_test, lambda truth, first, _: permutation_test(truth, first)]
+EVERY = [delong_test, lambda truth, first, _: permutation_test(truth, first)]
 
 
 @pytest.mark.parametrize("test", EVERY)
@@ -233,7 +312,8 @@ def test_what_has_no_auc_is_refused(test, truth, score, code):
 @pytest.mark.parametrize("call", [
     lambda: delong_test([0, 1], [0.1, 0.2], [0.1, 0.2], level=1),
     lambda: permutation_test([0, 1], [0.1, 0.2], samples=0),
-    lambda: paired_permutation_test([0, 1], [0.1, 0.2], [0.1, 0.2], samples=0), lambda: holm([0.5, 1.5]),
+    lambda: delong_test([0, 1], [0.1, 0.2], [0.1, 0.2], strata=[0]), lambda: holm([0.5, 1.5]),
+    lambda: permutation_test([0, 1], [0.1, 0.2], strata=[[0], [0]]),
     lambda: delong_test([0, 1], [0.1, 0.2], [0.1, 0.2, 0.3]), lambda: holm([np.nan])])
 def test_bad_options_are_refused(call):
     with pytest.raises(NeoNetError) as caught:

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from made_results import made_run
 
 from neonet_core.cli import main
 from neonet_core.cohort import read_manifest
@@ -56,9 +57,16 @@ def test_all_rows_of_both_tables_come_from_one_command(run, report):
     assert set(figures["samples"]) == set(TABLE_4)
     for name, rows in (("table3", 2), ("table4", 4)):
         with open(report.parent / f"{name}.csv", encoding="utf-8", newline="") as stream:
-            table = list(csv.reader(stream))
-        assert len(table) == 1 + rows and all(len(row) == len(table[0]) for row in table)
-        assert all(math.isfinite(float(cell)) for row in table[1:] for cell in row[1:4])
+            table = list(csv.DictReader(stream))
+        assert len(table) == rows
+        for row in table:
+            assert (row["protocol"], row["folds_done"], row["folds"]) == ("rigorous", "1", "2")
+            assert row["missing"].startswith("fold 1 not run")
+            measure = "ssim" if name == "table3" else "frechet_mean"
+            assert math.isfinite(float(row[f"{measure}_mean_of_folds"]))
+            assert row[f"{measure}_fold_0"] == row[f"{measure}_mean_of_folds"]
+            assert row[f"{measure}_sd_of_folds"] == row[f"{measure}_fold_1"] == ""
+            assert "NeoSeg" in row["perceptual_name" if name == "table3" else "frechet_name"]
 
 
 def test_numbers_stand_with_their_protocol_and_their_judge(report):
@@ -106,7 +114,7 @@ def test_samples_of_other_settings_are_neither_measured_nor_shown(run, tmp_path)
     (copy / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     text = write_markdown(Run(copy)).read_text(encoding="utf-8")
     assert "patches.png" not in text and "Copies" not in text
-    assert "NeoGen DM, NeoGen)" in text and "| VAE | –" not in text
+    assert "NeoGen DM, NeoGen: fold 0 trained with other settings" in text and "| VAE | –" not in text
 
 
 def test_black_samples_cost_their_distance_and_not_the_report(run, report, tmp_path):
@@ -117,8 +125,8 @@ def test_black_samples_cost_their_distance_and_not_the_report(run, report, tmp_p
         write_volume(Volume(np.zeros_like(image.array), image.affine), path)
     (copy / "fold-0" / "images.json").unlink()
     text = write_markdown(Run(copy)).read_text(encoding="utf-8")
-    assert "1 of 4 sets of samples have no distance" in text
-    assert "| NeoGen DM | – | – |" in text and "| NeoGen | – |" not in text
+    assert "NeoGen DM: fold 1 not run; fold 0 without distances: its samples are empty." in text
+    assert "| NeoGen DM<br>1 of 2 folds | – | – |" in text and "| NeoGen<br>1 of 2 folds | – |" not in text
 
 
 def test_missing_prepared_images_are_said_and_come_back(run, unequal_cohort, tmp_path):
@@ -153,18 +161,54 @@ def test_measured_once(run, report, monkeypatch):
     assert measure_images(run, 0, CPU, Silent()) == figures_of(run)
 
 
-def test_what_is_not_trained_is_said(report):
-    table = generation_table([], ["a note"])
+def test_what_is_not_trained_is_said(tmp_path):
+    results = Results(made_run(tmp_path / "run", load_preset("paper")))
+    table = generation_table(results, {})
     assert all(cell is None for row in table.rows for cell in row[1:-1])
-    assert any("not trained in this run" in note and "QNeoGen DM" in note for note in table.notes)
-    assert any("not trained" in note for note in reconstruction_table([], []).notes)
+    assert "QNeoGen DM, QNeoGen, NeoGen DM, NeoGen: not run." in table.notes
+    assert "VQ-VAE, VAE: not run." in reconstruction_table(results, {}).notes
+    assert all(record["missing"] == "not run" and record["folds_done"] == 0 for record in table.records)
+
+
+def two_folds(run):
+    """The figures of fold 0, twice."""
+    return {0: figures_of(run), 1: figures_of(run)}
 
 
 def test_every_judge_is_named(run, report):
-    folds = [figures_of(run), figures_of(run)]
+    folds, results = two_folds(run), Results(run)
     folds[1]["judges"] = {"features": "x", "perceptual": "another distance", "segmentor": "another network"}
-    assert any("another distance" in note for note in reconstruction_table(folds, []).notes)
-    assert any("another network" in note for note in generation_table(folds, []).notes)
+    assert any("another distance" in note for note in reconstruction_table(results, folds).notes)
+    assert any("another network" in note for note in generation_table(results, folds).notes)
+
+
+def test_a_row_with_fewer_folds_says_so(run, report):
+    """VQ-VAE and QNeoGen lack fold 1, and one sample set of NeoGen its distances there."""
+    folds = two_folds(run)
+    del folds[1]["reconstruction"]["vqvae"], folds[1]["samples"]["QNeoGen"]
+    for measure in ("frechet", "kernel", "frechet_floor"):
+        del folds[1]["samples"]["NeoGen"][measure]
+    folds[1]["reconstruction"]["vae"]["ssim"] = folds[0]["reconstruction"]["vae"]["ssim"] + 0.2
+    table3, table4 = (table(Results(run), folds) for table in (reconstruction_table, generation_table))
+    vqvae, vae = table3.rows
+    assert vqvae[0] == ("VQ-VAE", "1 of 2 folds") and vae[0] == "VAE"
+    record = table3.records[1]
+    assert record["ssim_mean_of_folds"] == pytest.approx(folds[0]["reconstruction"]["vae"]["ssim"] + 0.1)
+    assert record["ssim_sd_of_folds"] == pytest.approx(0.2 / math.sqrt(2)) and record["folds_done"] == 2
+    rows = {table4.lines(row[0])[0]: row for row in table4.rows}
+    assert rows["QNeoGen"][0] == ("QNeoGen", "1 of 2 folds") and rows["NeoGen"][0] == "NeoGen"
+    assert rows["NeoGen"][1][1] == "1 of 2 folds" and len(rows["NeoGen"][1][0]) == 1
+    assert isinstance(rows["NeoGen"][8], list), "the Dice is there in both folds"
+    assert "fold 1 without distances" in next(one for one in table4.records if one["name"] == "NeoGen")["missing"]
+
+
+def test_the_papers_protocol_is_told_as_it_is_for_generators(tmp_path):
+    """Only the autoencoder's epoch is picked on held-out patients; the AUC's simulation has no place here."""
+    results = Results(made_run(tmp_path / "run", load_preset("paper")))
+    notes = [" ".join(table(results, {}).notes) for table in (reconstruction_table, generation_table)]
+    assert all("each autoencoder was picked on held-out patients" in text and "optimistic" in text for text in notes)
+    assert all("true AUC" not in text for text in notes)
+    assert "Diffusion model and ControlNet keep their last epoch" in notes[1] and "last epoch" not in notes[0]
 
 
 def test_a_cell_of_several_folds_is_mean_and_spread():

@@ -21,7 +21,7 @@ from neonet_core.experiment.reporting.results import Results
 from neonet_core.experiment.reporting.segmentation_table import segmentation_table
 from neonet_core.experiment.reporting.tables import Interval, Missing, PValue, Table
 from neonet_core.presets import load_preset
-from neonet_core.training.files import read_json
+from neonet_core.training.files import read_json, write_json
 
 MODELS = ("PattenNet", "ResNet-50", "Swin")
 ABLATIONS = ("PattenNet-channel", "PattenNet-0")
@@ -191,7 +191,7 @@ def test_comparisons_are_those_planned_and_adjusted_by_holm(run, results):
         *((f"{name}, R+S 100 %", f"{name}, R") for name in ("PattenNet", "ResNet-50", "Swin Transformer")),
         ("PattenNet, R", "Tumour volume alone, R"),
         *(("PattenNet, R+S 100 %", other) for other in (
-            "ResNet-50, R+S 100 %", "Swin Transformer, R+S 100 %", "PattenNet, positives repeated, R",
+            "ResNet-50, R+S 100 %", "Swin Transformer, R+S 100 %", "PattenNet, rarer class repeated, R",
             "Tumour volume alone, R"))}
     raw = [float(row["p_value"]) for row in records]
     for row, p_value in zip(records, raw, strict=True):
@@ -203,15 +203,102 @@ def test_a_comparison_is_made_on_the_patients_of_both(run, results):
     row = next(row for row in records_of(comparison_table(results)) if row["second"] == "ResNet-50, R+S 100 %")
     _, truth, second = scores_of(run, "ResNet-50", 100)
     fold, _, first = scores_of(run, "PattenNet", 100)
-    first = first[fold != 2]
+    first, fold = first[fold != 2], fold[fold != 2]
     assert int(row["patients"]) == len(truth)
-    difference = roc_auc_score(truth, first) - roc_auc_score(truth, second)
+    areas, differences, pairs, variances = [], [], [], []
+    for one in np.unique(fold):
+        positive, negative = (fold == one) & (truth == 1), (fold == one) & (truth == 0)
+        wins = [(score[positive][:, None] > score[negative]).astype(float) for score in (first, second)]
+        apart = wins[0] - wins[1]
+        areas.append([of_model.mean() for of_model in wins])
+        differences.append(apart.mean())
+        pairs.append(apart.size)
+        variances.append(apart.mean(1).var(ddof=1) / apart.shape[0] + apart.mean(0).var(ddof=1) / apart.shape[1])
+    weights = np.array(pairs) / sum(pairs)
+    difference, error = weights @ differences, math.sqrt(weights ** 2 @ variances)
     assert float(row["difference"]) == pytest.approx(difference)
-    wins = [(score[truth == 1][:, None] > score[truth == 0]).astype(float) for score in (first, second)]
-    apart = wins[0] - wins[1]
-    error = math.sqrt(apart.mean(1).var(ddof=1) / apart.shape[0] + apart.mean(0).var(ddof=1) / apart.shape[1])
+    assert [float(row[f"{which}_auc_within_folds"]) for which in ("first", "second")] == pytest.approx(weights @ areas)
     assert float(row["p_value"]) == pytest.approx(2 * norm.sf(abs(difference) / error))
     assert float(row["low"]) == pytest.approx(difference - norm.isf(0.025) * error)
+
+
+def shifted(run, model, levels):
+    """Move the made-up logits of each fold's network by a level of its own; the order within folds stays."""
+    for fold, level in enumerate(levels):
+        path = run.stage_folder(fold, classifier_stage(model)) / "done.json"
+        done = read_json(path)
+        for row in done["figures"]["predictions"]:
+            odds = row["probability"] / (1 - row["probability"]) * math.exp(level)
+            row["probability"] = odds / (1 + odds)
+        write_json(path, done)
+
+
+def test_levels_of_the_folds_networks_are_neither_a_difference_nor_a_signal(tmp_path):
+    run = made_run(tmp_path / "run", load_preset("paper"))
+    for model in ("PattenNet", "Swin"):
+        add_classifier(run, model, seed=3, outcomes=outcomes_of(run))
+    before = records_of(calibration_table(Results(run)))
+    shifted(run, "Swin", (3, -3, 0, 2, -2))
+    results = Results(run)
+    pooled = [float(row["auc_pooled"]) for row in records_of(classification_table(results)) if row["auc_pooled"]]
+    assert max(pooled) - min(pooled) > 0.05
+    (row,) = records_of(comparison_table(results))
+    assert float(row["difference"]) == 0 and float(row["p_value"]) == 1
+    assert row["first_auc_within_folds"] == row["second_auc_within_folds"]
+    notes = " ".join(comparison_table(results).notes)
+    assert "only patients of the same fold are compared" in notes and "not table 2's pooled AUC" in notes
+    after = records_of(calibration_table(results))
+    assert [row["p_permutation"] for row in after] == [row["p_permutation"] for row in before]
+    assert any("same fold" in note for note in calibration_table(results).notes)
+
+
+def test_folds_of_one_class_each_compare_nothing(tmp_path):
+    run = made_run(tmp_path / "run", load_preset("paper"))
+    split = read_json(run.folder / "folds.json")["validation"]
+    outcomes = {name: int(fold < 2) for fold, names in enumerate(split) for name in names}
+    for model in ("PattenNet", "Swin"):
+        add_classifier(run, model, outcomes=outcomes)
+    results = Results(run)
+    table = comparison_table(results)
+    assert not table.rows and any("of one class in each fold" in note for note in table.notes)
+    assert cell(calibration_table(results), "PattenNet, R", "p (signal)") == Missing("one class in each fold")
+
+
+def test_a_fold_without_synthetic_cases_is_named(tmp_path):
+    run = made_run(tmp_path / "run", load_preset("paper"))
+    for ratio in (0, 50, 100):
+        for model in ("PattenNet", "Swin"):
+            add_classifier(run, model, ratio, seed=ratio, outcomes=outcomes_of(run),
+                           synthetic={1: 0, 3: 0} if ratio == 50 else {3: 0})
+    results = Results(run)
+    at_50, at_100 = ("R+S 50 % had no synthetic case in folds 1, 3:", "R+S 100 % had no synthetic case in fold 3:")
+    tables = {build: " ".join(build(results).notes) for build in
+              (classification_table, comparison_table, calibration_table, ablation_table)}
+    assert at_50 in tables[classification_table] and all(at_100 in notes for notes in tables.values())
+    record = next(row for row in records_of(classification_table(results))
+                  if (row["model"], row["ratio"]) == ("PattenNet", "50"))
+    assert [record[f"synthetic_fold_{fold}"] for fold in range(5)] == ["5", "0", "5", "0", "5"]
+
+
+def test_folds_with_synthetic_cases_need_no_note(results):
+    assert not any("had no synthetic case" in note for note in classification_table(results).notes)
+
+
+def test_table_2_says_that_it_is_not_end_to_end(results):
+    assert any("annotated masks" in note and "not end to end" in note for note in classification_table(results).notes)
+
+
+@pytest.mark.parametrize("preset, said", [("smoke", True), ("paper", False)])
+def test_the_volume_learns_from_more_patients_than_a_network(tmp_path, preset, said):
+    run = made_run(tmp_path / "run", load_preset(preset, [] if preset == "paper" else ["inner_fraction=0.25"]))
+    add_classifier(run, "PattenNet", outcomes=outcomes_of(run))
+    assert not any("volume alone has no epoch" in note for note in classification_table(Results(run)).notes)
+    add_classifier(run, "Volume", outcomes=outcomes_of(run))
+    results = Results(run)
+    notes = [" ".join(build(results).notes) for build in (classification_table, calibration_table)]
+    more = "all training patients of its fold, the networks from about 75 % of them"
+    assert all((more in text) == said for text in notes)
+    assert ("threshold is chosen on patients whom it has learned from" in notes[1]) == said
 
 
 def test_without_synthetic_cases_models_are_compared_on_real_ones(tmp_path):
@@ -234,6 +321,12 @@ def test_calibration_and_operating_point_are_those_of_the_predictions(run, resul
         middle, half = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
         assert float(row[f"{name}_low"]) == pytest.approx((middle - half) / (1 + z**2 / n))
         assert float(row[f"{name}_high"]) == pytest.approx((middle + half) / (1 + z**2 / n))
+    tp, fp, tn, fn = (int(((score >= 0.5) == call)[truth == outcome].sum())
+                      for call, outcome in ((True, 1), (True, 0), (False, 0), (False, 1)))
+    assert [int(row[f"{name}s"]) for name in ("true_positive", "false_positive", "true_negative")] == [tp, fp, tn]
+    assert (float(row["ppv"]), float(row["npv"])) == (pytest.approx(tp / (tp + fp)), pytest.approx(tn / (tn + fn)))
+    assert table.lines(cell(table, "PattenNet, R+S 100 %", "PPV, NPV")) == [f"{tp / (tp + fp):.3f}",
+                                                                            f"{tn / (tn + fn):.3f}"]
     assert 0 < float(row["p_permutation"]) < 0.05
 
 
@@ -254,7 +347,16 @@ def test_each_fold_is_called_at_its_own_threshold(tmp_path):
 def test_thresholds_that_an_older_run_lacks_are_said(tmp_path):
     run = made_run(tmp_path / "run", load_preset("paper"))
     add_classifier(run, "PattenNet", outcomes=outcomes_of(run), threshold=None)
-    assert cell(calibration_table(Results(run)), "PattenNet, R", "Sensitivity") == Missing("no threshold in the run")
+    table = calibration_table(Results(run))
+    for column in ("Sensitivity", "PPV, NPV"):
+        assert cell(table, "PattenNet, R", column) == Missing("no threshold in the run")
+
+
+def test_where_nobody_is_called_positive_there_is_no_ppv(tmp_path):
+    run = made_run(tmp_path / "run", load_preset("paper"))
+    add_classifier(run, "PattenNet", outcomes=outcomes_of(run), threshold=2.0)
+    table = calibration_table(Results(run))
+    assert cell(table, "PattenNet, R", "PPV, NPV") == (Missing("none so called"), pytest.approx(26 / 40))
 
 
 def test_table_5_takes_the_full_model_for_its_own_number_of_blocks(run, results):
@@ -294,6 +396,7 @@ def test_dice_is_the_mean_of_folds_with_an_interval_over_patients(run, results):
     assert float(record["dice_tumour_high"]) == pytest.approx(cases[:, 1].mean() + half, abs=0.2 * half)
     assert cell(table, "SegResNet", "Mean") == Missing("not run")
     assert "SwinUNETR: folds 2, 3, 4 not run." in table.notes
+    assert "2 of 5 folds" in cell(table, "SwinUNETR", "Mean")
 
 
 def test_a_patients_cases_make_one_dice(tmp_path):

@@ -11,7 +11,7 @@ from neonet_core.experiment.graph import segmentor_stage
 from neonet_core.experiment.reporting.checklist_items import CLAIM, TRIPOD_AI, Item
 from neonet_core.experiment.reporting.classification_tables import MODELS, auc_record, model_name, ratio_name
 from neonet_core.experiment.reporting.paper import TABLE_1
-from neonet_core.experiment.reporting.results import PROTOCOLS, Results
+from neonet_core.experiment.reporting.results import LAST_EPOCH, PROTOCOLS, Results
 from neonet_core.experiment.reporting.tables import Table
 from neonet_core.training.files import read_json
 
@@ -37,7 +37,8 @@ def _table(name: str, items: tuple[Item, ...], source: str, known: Mapping[str, 
 def facts(results: Results) -> dict[str, str]:
     """What a run knows, by the keys of `checklist_items`; no case and no patient is named."""
     settings, quality = results.run.settings(), read_json(results.run.folder / "quality.json")
-    return {**_of_cohort(quality, results), **_of_method(settings, results), **_of_outcome(results)}
+    return {**_of_cohort(quality, results), **_of_method(settings, results), **_of_outcome(results),
+            "imbalance": imbalance(quality, results)}
 
 
 def _of_cohort(quality: Mapping[str, Any], results: Results) -> dict[str, str]:
@@ -79,7 +80,8 @@ def _of_method(settings: Mapping[str, Any], results: Results) -> dict[str, str]:
         "preparation": "Intensities: 0.5th to 99.5th percentile of each volume to [0, 1]. Grid: segmentation "
                        f"{preset.seg.spacing}, crop {preset.crop.spacing} spacing. Quality checks in quality.json.",
         "predictors": "One MRI volume: its crop around the tumour, once masked by liver or tumour, once by tumour; no "
-                      "clinical variable. Masks for training are the annotated ones.",
+                      "clinical variable. Masks are the annotated ones, for training and for held-out patients: tables "
+                      "2 and 5 are not end to end. From image to score a bundle is measured on unseen cases.",
         "crop": f"Tumour-localised crop (TLCR) of {crop} voxels, component: {preset.crop.component}.",
         "split": f"{results.folds}-fold cross-validation by patient, stratified by outcome, seed {settings['seed']}; "
                  f"the split is folds.json. {PROTOCOLS[preset.protocol]}",
@@ -92,23 +94,22 @@ def _of_method(settings: Mapping[str, Any], results: Results) -> dict[str, str]:
         "initial": f"At random, seed {settings['seed']}; PattenNet's encoder is that of its fold's VAE, frozen.",
         "training": "AdamW. Epochs, batch, learning rate, augmentation: settings.json; the course of each training: "
                     "log.jsonl of its stage.",
-        "chosen": PROTOCOLS[preset.protocol],
+        "chosen": PROTOCOLS[preset.protocol] + (f" {LAST_EPOCH}" if preset.protocol == "paper" else ""),
         "ensemble": "None in these tables: each patient is scored by the one fold that held the patient out.",
-        "imbalance": f"Synthetic positives until classes are even ({shares}); as controls repeated positives and "
-                     "class weights. Nothing is recalibrated: table 2c shows calibration.",
         "threshold": "Probability of outcome 1. Threshold: Youden's index on each fold's training patients (table 2c).",
         "measures": "Dice; AUC (mean of folds, pooled), Brier score, calibration intercept and slope, reliability "
-                    "plot, decision curve, sensitivity, specificity; SSIM, PSNR, distances of features. Models are "
-                    "compared by DeLong's paired test.",
+                    "plot, decision curve, sensitivity, specificity, PPV, NPV; SSIM, PSNR, distances of features. "
+                    "Models are compared by DeLong's paired test within folds.",
         "uncertainty": "95 % intervals: DeLong and stratified bootstrap for AUC, bootstrap over patients for Dice, "
-                       "Wilson for shares. Paired tests adjusted by Holm's method; permutation test against chance.",
+                       "Wilson for sensitivity and specificity. Paired tests within folds, adjusted by Holm's method; "
+                       "permutation test against chance within folds.",
         "robustness": "Standard deviation over folds here; repeats with other seeds are separate runs." + REST,
         "explanation": "Attention maps come with each case's report; what they show has not been validated.",
         "updating": "None.",
         "predictions": "predictions.csv holds every out-of-fold prediction; the code of NeoNet "
                        f"{environment['neonet']} made them.",
         "internal": "Cross-validation within one cohort: training and held-out patients do not differ by design.",
-        "external": "None in this run ('neonet evaluate' tests a bundle on another cohort)." + REST,
+        "external": "None in this run." + REST,
         "code": f"NeoNet {environment['neonet']}, Apache 2.0." + REST,
         "weights": "Weights and settings lie in the run folder; 'neonet bundle export' makes a bundle of them." + REST,
         "details": "settings.json, folds.json, quality.json and predictions.csv of the run folder." + REST,
@@ -117,6 +118,18 @@ def _of_method(settings: Mapping[str, Any], results: Results) -> dict[str, str]:
         "limits": "One cohort, no external test; intervals as wide as its size makes them; synthetic cases add no "
                   "patients." + REST,
     }
+
+
+def imbalance(quality: Mapping[str, Any], results: Results) -> str:
+    """What was done about unequal classes, of all that can be."""
+    rarer = int(quality["positives"] <= quality["negatives"])
+    shares = ", ".join(ratio_name(ratio) for ratio in results.ratios if ratio)
+    run = {model for model in CONTROLS if results.classifier(model).figures}
+    done = ([f"Synthetic cases of the rarer outcome ({rarer}) are added ({shares}; 100 %: classes even)."]
+            if shares else [])
+    done += [f"Control: cases of the rarer outcome ({rarer}) are repeated."] if "PattenNet-duplicated" in run else []
+    done += ["Control: classes are weighted."] if "PattenNet-weighted" in run else []
+    return " ".join([*(done or ["Nothing was done about it."]), "Nothing is recalibrated: table 2c shows calibration."])
 
 
 def _of_outcome(results: Results) -> dict[str, str]:

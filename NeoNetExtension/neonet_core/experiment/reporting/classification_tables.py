@@ -15,7 +15,7 @@ from neonet_core.experiment.reporting.tables import Interval, Missing, Table
 
 MODELS = (*BASELINE_NAMES, "PattenNet")
 """The rows of table 2, in the paper's order."""
-NAMES = {"Swin": "Swin Transformer", "PattenNet-duplicated": "PattenNet, positives repeated",
+NAMES = {"Swin": "Swin Transformer", "PattenNet-duplicated": "PattenNet, rarer class repeated",
          "PattenNet-weighted": "PattenNet, classes weighted", "PattenNet-masks": "PattenNet, masks alone",
          VOLUME: "Tumour volume alone"}
 """What a table calls a classifier that is not called by its own name."""
@@ -26,6 +26,8 @@ READING = (
     "A pooled out-of-fold AUC is biased low where there is no signal (below 0.5 on average for a model that has "
     "learned nothing): each fold's network leans to the prevalence of its training part, which is high where that of "
     "its held-out part is low. The mean of folds is free of this, but has no interval of its own.",
+    "Held-out patients, too, are scored on crops cut with their annotated masks: this is not end to end, and errors of "
+    "segmentation are not in these figures. From image to score a bundle is measured on unseen cases.",
     "The patient is the unit: of a patient's several cases the mean probability counts, and the highest outcome.",
 )
 
@@ -49,11 +51,11 @@ def classification_table(results: Results) -> Table:
     rows += [[f"Control: {model_name(model)}", auc_cell(record), *(Missing("real cases only") for _ in ratios[1:])]
              for model, record in controls.items()]
     every = [*records.values(), *controls.values()]
-    notes = [*results.protocol_notes, *READING,
+    notes = [*results.protocol_notes, *volume_notes(results), *READING,
              "R: real cases. R+S r %: with r % of the synthetic cases that make the classes 1:1. Controls balance the "
              "classes without synthetic cases, or see the masks' shape or the tumour's volume alone; no synthetic "
              "cases are added to them.",
-             *missing_notes(every), OF_PAPER]
+             *synthetic_notes(results, ratios), *missing_notes(every), OF_PAPER]
     return Table("table2", "Table 2: AUC of the classifiers", ["Model", *map(ratio_name, ratios)], rows, notes, every,
                  digits=3)
 
@@ -74,7 +76,7 @@ def ablation_table(results: Results) -> Table:
              f"All at {ratio_name(ratio)}, the highest share of synthetic cases in this run (the paper: R+S 100 %). "
              f"Attention alone: {blocks_text(blocks)}, as in the full model.",
              "The paper's 0 blocks equal its table 2's PattenNet on R to the last digit: take that figure with care.",
-             *missing_notes(records), OF_PAPER]
+             *synthetic_notes(results, [ratio]), *missing_notes(records), OF_PAPER]
     return Table("table5", "Table 5: parts of PattenNet", ["Configuration", f"AUC, {ratio_name(ratio)}", "Paper: AUC"],
                  rows, notes, records, digits=3)
 
@@ -104,18 +106,39 @@ def auc_record(results: Results, model: str, ratio: int) -> dict[str, Any]:
         record["delong_low"], record["delong_high"] = delong_interval(truth, score)
         record["bootstrap_low"], record["bootstrap_high"] = bootstrap_interval(truth, score)
     record |= {f"auc_fold_{fold}": areas.get(fold) for fold in range(results.folds)}
+    record |= {f"synthetic_fold_{fold}": stage.figures.get(fold, {}).get("synthetic") for fold in range(results.folds)}
     return record | {"paper": auc_in_paper(model, ratio), "missing": "; ".join(missing)}
+
+
+def known_aucs(record: Mapping[str, Any]) -> list[float]:
+    """The AUCs of the folds that have one."""
+    return [area for fold in range(record["folds"]) if (area := record[f"auc_fold_{fold}"]) is not None]
 
 
 def auc_cell(record: Mapping[str, Any]) -> Any:
     """A cell of table 2 or 5: mean of folds, pooled AUC with its interval, how many folds, the paper's figure."""
     paper = [] if record["paper"] is None else [f"paper {_paper_text(record['paper'])}"]
-    known = [area for fold in range(record["folds"]) if (area := record[f"auc_fold_{fold}"]) is not None]
+    known = known_aucs(record)
     if record["auc_pooled"] is None:
         return (Missing(record["missing"] or "no predictions"), *paper)
     few = [f"{len(known)} of {record['folds']} folds"] if len(known) < record["folds"] else []
     return (known or Missing("one class in each fold"),
             Interval(record["auc_pooled"], record["delong_low"], record["delong_high"]), *few, *paper)
+
+
+def synthetic_notes(results: Results, ratios: Sequence[int]) -> list[str]:
+    """Where R+S has no synthetic case."""
+    return [f"{ratio_name(ratio)} had no synthetic case in {folds_text(folds)}: the classes of the learning cases are "
+            "even there without any, or so nearly that this share of what they lack is none. R+S is R there."
+            for ratio in ratios if (folds := results.without_synthetic(ratio))]
+
+
+def volume_notes(results: Results) -> list[str]:
+    """How the volume's model differs from networks, where the epoch of these is picked on an inner part."""
+    if results.preset.protocol == "paper" or not results.classifier(VOLUME).figures:
+        return []
+    return ["The tumour's volume alone has no epoch to pick: it learns from all training patients of its fold, the "
+            f"networks from about {100 - round(100 * results.preset.inner_fraction)} % of them."]
 
 
 def missing_notes(records: Sequence[Mapping[str, Any]]) -> list[str]:

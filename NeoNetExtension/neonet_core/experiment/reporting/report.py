@@ -18,7 +18,7 @@ from neonet_core.experiment.reporting.comparison_table import comparison_table
 from neonet_core.experiment.reporting.gallery import Picture, galleries
 from neonet_core.experiment.reporting.image_tables import generation_table, reconstruction_table
 from neonet_core.experiment.reporting.report_page import run_html
-from neonet_core.experiment.reporting.results import PROTOCOLS, Results
+from neonet_core.experiment.reporting.results import Results
 from neonet_core.experiment.reporting.segmentation_table import segmentation_table
 from neonet_core.experiment.reporting.tables import Table, latex_document, markdown_text
 from neonet_core.experiment.run import Run
@@ -77,12 +77,8 @@ def write_report(run: Run, out: Path | None = None, *, inception: Path | None = 
 
 
 def _tables(results: Results, measured: Mapping[int, dict[str, Any]]) -> list[Table]:
-    preset, folds = results.preset, list(measured.values())
-    numbers = ", ".join(map(str, measured)) or "none"
-    notes = [f"Preset {preset.name}, protocol {preset.protocol}, folds {numbers} of {results.folds}; mean over the "
-             f"folds, ± standard deviation. {PROTOCOLS[preset.protocol]}"]
     return [segmentation_table(results), classification_table(results), comparison_table(results),
-            calibration_table(results), reconstruction_table(folds, notes), generation_table(folds, notes),
+            calibration_table(results), reconstruction_table(results, measured), generation_table(results, measured),
             ablation_table(results)]
 
 

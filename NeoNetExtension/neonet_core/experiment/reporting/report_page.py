@@ -10,10 +10,10 @@ from typing import Any
 from neonet_core import __version__
 from neonet_core.bundle import RESEARCH_USE_ONLY
 from neonet_core.experiment.graph import segmentor_stage
-from neonet_core.experiment.reporting.classification_tables import auc_record, ratio_name
+from neonet_core.experiment.reporting.classification_tables import auc_record, known_aucs, ratio_name
 from neonet_core.experiment.reporting.gallery import Picture
 from neonet_core.experiment.reporting.paper import TABLE_1
-from neonet_core.experiment.reporting.results import PROTOCOLS, Results
+from neonet_core.experiment.reporting.results import PROTOCOLS, Results, folds_text
 from neonet_core.experiment.reporting.tables import Table
 from neonet_core.figures import Outcome
 from neonet_core.training.files import read_json
@@ -58,10 +58,12 @@ def _key_figures(results: Results) -> list[dict[str, Any]]:
     for ratio in dict.fromkeys((0, results.highest_ratio)):
         record = auc_record(results, "PattenNet", ratio)
         value, pooled = record["auc_mean_of_folds"], record["auc_pooled"]
-        details = [f"mean of {record['folds_done']} of {record['folds']} folds"]
+        details = [f"mean of {len(known_aucs(record))} of {record['folds']} folds"]
         if pooled is not None:
             details.append(f"pooled {pooled:.3f}, 95 % interval {record['delong_low']:.3f} to "
                            f"{record['delong_high']:.3f}")
+        if folds := results.without_synthetic(ratio):
+            details.append(f"no synthetic case in {folds_text(folds)}")
         shown.append({"name": f"AUC, PattenNet, {ratio_name(ratio)}",
                       "value": None if value is None else f"{value:.3f}", "why": record["missing"], "details": details,
                       "paper": None if record["paper"] is None else f"{record['paper']:.4f}"})

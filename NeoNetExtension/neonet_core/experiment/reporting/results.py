@@ -18,11 +18,14 @@ from neonet_core.training.files import read_json
 
 NOT_RUN = "not run"
 PROTOCOLS = {
-    "paper": "The epoch of each network was picked on the very fold whose figures stand here: they are optimistic "
-             "(simulated with the paper's cohort, a true AUC of 0.70 comes out as 0.78 to 0.83).",
+    "paper": "The epoch of each segmentation network, autoencoder and classifier was picked on the very fold whose "
+             "figures stand here: they are optimistic (simulated with the paper's cohort, a true AUC of 0.70 comes out "
+             "as 0.78 to 0.83).",
     "rigorous": "The epoch of each network was picked on an inner part of the fold's training patients; the held-out "
                 "patients were scored once.",
 }
+LAST_EPOCH = "Diffusion model and ControlNet keep their last epoch: in this protocol none is picked for them."
+"""Of the protocol ``paper``, whose generators are not picked on held-out patients."""
 OF_PAPER = "The paper's figures are of another cohort: they stand here for orientation, not for comparison."
 
 
@@ -134,6 +137,11 @@ class Results:
                       np.array([max(case[1] for case in of_one) for of_one in cases]),
                       np.array([np.mean([case[2] for case in of_one]) for of_one in cases]),
                       np.array([of_one[0][3] for of_one in cases]))
+
+    def without_synthetic(self, ratio: int) -> list[int]:
+        """The folds in which R+S `ratio` % got no synthetic case: its classifiers there are those of R."""
+        return sorted({fold for model in CLASSIFIERS for fold, figures in self.classifier(model, ratio).figures.items()
+                       if figures.get("synthetic") == 0}) if ratio else []
 
     def patient_of(self) -> dict[str, str]:
         """The patient of each case, as far as a classifier's predictions tell."""

@@ -56,7 +56,8 @@ def _cell(record: Mapping[str, Any], name: str) -> Any:
     known = [value for value in by_fold if value is not None]
     if not known:
         return Missing(record["missing"])
-    return (known, Interval(record[f"{name}_patients"], record[f"{name}_low"], record[f"{name}_high"]))
+    few = [f"{len(known)} of {record['folds']} folds"] if len(known) < record["folds"] else []
+    return (known, Interval(record[f"{name}_patients"], record[f"{name}_low"], record[f"{name}_high"]), *few)
 
 
 def patient_dice(stage: StageResults, patient_of: Mapping[str, str]) -> np.ndarray:
