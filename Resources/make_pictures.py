@@ -8,17 +8,21 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from neonet_core.bundle import load_bundle
+from neonet_core.bundle import catalogue, load_bundle
 from neonet_core.demo import run_demo
 from neonet_core.experiment.reporting.pictures import patch_gallery
-from neonet_core.figures import png
+from neonet_core.figures import LIVER, TUMOUR, png
 from neonet_core.phantom import draw_severity, simulate_case
 from neonet_core.pipeline import cut_patch
 from neonet_core.presets import CropSettings
+from neonet_core.segmentation.inference import segment
 from neonet_core.training.patches import Patches
-from neonet_core.volume import to_canonical
+from neonet_core.volume import read_volume, to_canonical
 
 HERE = Path(__file__).parent
+DATA = HERE.parents[1] / "shared" / "data"
+REAL = {"abdominal MRI": "abdomen_mr/example_mr_sm.nii.gz", "T2": "abdomen_mr/CMB-CRC_SCAN001_T2_half.nii.gz",
+        "ADC": "abdomen_mr_dicom/adc_series.zip"}
 GENERATED = ((0, 901), (1, 902), (0, 903), (1, 904))
 SHOWN = ((0, 3), (0, 12), (1, 7), (1, 5))  # PNI and seed
 
@@ -68,7 +72,33 @@ def patches() -> None:
     (HERE / "patches.png").write_bytes(png(patch_gallery(real, range(len(cut)), shown)))
 
 
+def published() -> None:
+    """`Documentation/pyliverlesionseg.png`: what the imported bundle finds in three real images, right or wrong."""
+    if "pyliverlesionseg" not in catalogue() or not DATA.is_dir():
+        print("pyliverlesionseg.png is left as it is: it needs the imported bundle and ../shared/data.")
+        return
+    device = torch.device("cpu")
+    segmentors = load_bundle("pyliverlesionseg").segmentors(device)
+    figure = Figure(figsize=(9, 7.6), facecolor="black", layout="constrained")
+    for row, (title, path) in zip(figure.subplots(len(REAL), 3), REAL.items(), strict=True):
+        image = read_volume(DATA / path)
+        labels = to_canonical(segment(image, segmentors, device)).array
+        shown = to_canonical(image)
+        low, high = np.percentile(shown.array, (0.5, 99.5))
+        levels = np.quantile(np.nonzero(labels)[2], (0.25, 0.5, 0.75)).astype(int)  # of the liver, from below
+        for axis, level in zip(row, levels, strict=True):
+            axis.imshow(shown.array[::-1, ::-1, level].T, cmap="gray", vmin=low, vmax=high,
+                        aspect=shown.spacing[1] / shown.spacing[0])
+            for mask, colour in ((labels[..., level] > 0, LIVER), (labels[..., level] == 2, TUMOUR)):
+                if mask.any():
+                    axis.contour(mask[::-1, ::-1].T, levels=[0.5], colors=colour, linewidths=1)
+            axis.set_title(f"{title}, slice {level}", color="white", fontsize=8)
+            axis.axis("off")
+    (HERE.parent / "Documentation" / "pyliverlesionseg.png").write_bytes(png(figure))
+
+
 if __name__ == "__main__":
     phantoms()
     demo_case()
     patches()
+    published()

@@ -21,7 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from neonet_core import __version__
 from neonet_core.errors import NeoNetError
+from neonet_core.home import bundles_folder
 from neonet_core.presets import Preset
+from neonet_core.pretrained import IMPORTABLE
 from neonet_core.training.files import read_json, sha256_of_file, sha256_of_json
 
 if TYPE_CHECKING:
@@ -261,6 +263,12 @@ def built_in_bundles() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(folder.glob("*/bundle.json"))}
 
 
+def catalogue() -> dict[str, Path]:
+    """All bundles that have a name: those that the user has imported, and those that come with the library."""
+    imported = {path.parent.name: path.parent for path in sorted(bundles_folder().glob("[!.]*/bundle.json"))}
+    return imported | built_in_bundles()
+
+
 def load_bundle(name_or_folder: str | Path = "demo") -> Bundle:
     """Read a bundle's record; weights are read, and their hashes checked, where they are used.
 
@@ -269,12 +277,15 @@ def load_bundle(name_or_folder: str | Path = "demo") -> Bundle:
     NeoNetError
         ``UNKNOWN_BUNDLE``; ``BUNDLE_DAMAGED``; ``BUNDLE_TOO_NEW`` for a format of a later NeoNet.
     """
-    folder = built_in_bundles().get(str(name_or_folder), Path(name_or_folder))
+    folder = catalogue().get(str(name_or_folder), Path(name_or_folder))
     path = folder / "bundle.json"
     if not path.is_file():
-        known = ", ".join(built_in_bundles()) or "none"
+        if str(name_or_folder) in IMPORTABLE:
+            raise NeoNetError("UNKNOWN_BUNDLE", f"The bundle '{name_or_folder}' has not been imported yet.",
+                              f"Run 'neonet bundle import {name_or_folder}'.")
+        known = ", ".join(catalogue()) or "none"
         raise NeoNetError("UNKNOWN_BUNDLE", f"There is no bundle '{name_or_folder}'.",
-                          f"Give the folder of a bundle (it holds bundle.json), or a built-in one: {known}.")
+                          f"Give the folder of a bundle (it holds bundle.json), or a name: {known}.")
     try:
         content = read_json(path)
         if isinstance(content, dict) and isinstance(content.get("format"), int) and content["format"] > BUNDLE_FORMAT:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from neonet_core import __version__
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Events, JsonLines, Terminal
+from neonet_core.pretrained import IMPORTABLE
 from neonet_core.training.device import DEVICES
 
 if TYPE_CHECKING:
@@ -248,6 +249,8 @@ def _parser() -> argparse.ArgumentParser:
                        "(default: as the preset says)")
     train.add_argument("--models", type=_names, metavar="UNet,PattenNet,...", help="segmentation networks and "
                        "classifiers (default: as the preset says)")
+    train.add_argument("--init", metavar="B", help="start NeoSeg from the weights of this bundle, with its network and "
+                       "grid; never from a bundle that was trained on these patients")
     train.add_argument("--protocol", choices=("paper", "rigorous"), help="instead of the preset's")
     train.add_argument("--engine", choices=("local", "ray"), default="local", help="one stage after the other, or as "
                        "tasks of the Ray cluster that RAY_ADDRESS names, or of this machine (default: local)")
@@ -276,7 +279,7 @@ def _parser() -> argparse.ArgumentParser:
     benchmark.add_argument("--threads", type=_positive, metavar="N", help="CPU threads")
     benchmark.add_argument("--out", type=Path, metavar="BENCHMARK.json", help="for 'neonet train --dry-run'")
 
-    bundles = commands.add_parser("bundle", help="export, inspect or verify a trained model").add_subparsers(
+    bundles = commands.add_parser("bundle", help="export, import, inspect or verify a trained model").add_subparsers(
         metavar="ACTION", required=True, parser_class=_Parser)
     export = command("export", _bundle_export, "make a bundle of a training run", bundles)
     export.add_argument("folder", metavar="RUN", type=Path)
@@ -288,6 +291,9 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--intended-use", default="Research on the kind of images that it was trained on.")
     export.add_argument("--training-data", default="Not described by whoever exported the bundle.")
     export.add_argument("--limits", default="Not validated on data of other scanners or hospitals.")
+    imported = command("import", _bundle_import, "make a bundle of published weights, which pip fetches", bundles)
+    imported.add_argument("name", metavar="NAME", choices=IMPORTABLE, help=", ".join(IMPORTABLE))
+    imported.add_argument("--wheel", type=Path, metavar="FILE", help="the package's wheel, fetched elsewhere")
     for name, action, text in (("info", _bundle_info, "what a bundle holds"),
                                ("verify", _bundle_verify, "check every file of a bundle against its hash")):
         command(name, action, text, bundles).add_argument("bundle", metavar="B")
@@ -458,7 +464,7 @@ def _train(options: argparse.Namespace, events: Events) -> None:
     runs = {seed: seed_folder(out, seed) for seed in options.seeds} if options.seeds else {options.seed: out}
     planned = {seed: experiment(cohort, preset, folder, seed=seed, folds=options.folds, split=options.split,
                                 stages=options.stages, models=options.models, ratios=options.ratios,
-                                engine=options.engine, device=options.device, events=events)
+                                init=options.init, engine=options.engine, device=options.device, events=events)
                for seed, folder in runs.items()}
     if options.dry_run:
         stages = plan([task for one in planned.values() for task in one.tasks],
@@ -510,6 +516,15 @@ def _bundle_export(options: argparse.Namespace, events: Events) -> None:
     bundle = export_bundle(Run(options.folder), options.out, name=options.name or options.out.name, card=card,
                            half=options.half, ratio=options.ratio)
     events.result(bundle=bundle.folder, hash=bundle.hash, members=len(bundle.record.members))
+
+
+def _bundle_import(options: argparse.Namespace, events: Events) -> None:
+    from neonet_core.pretrained.pyliverlesionseg import import_bundle
+
+    bundle = import_bundle(options.wheel)
+    events.log(f"{bundle.record.card.attribution} Licence: {bundle.record.card.licence}.")
+    events.result(bundle=bundle.name, folder=bundle.folder, hash=bundle.hash, licence=bundle.record.card.licence,
+                  notice=bundle.notice)
 
 
 def _bundle_info(options: argparse.Namespace, events: Events) -> None:

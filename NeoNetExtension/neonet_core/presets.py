@@ -56,7 +56,7 @@ class Training(Settings):
 class SegSettings(Training):
     """NeoSeg."""
 
-    network: Literal["UNet", "SegResNet", "DynUNet", "SwinUNETR"] = "SwinUNETR"
+    network: Literal["UNet", "SegResNet", "DynUNet", "SwinUNETR", "TwoStep"] = "SwinUNETR"
     channels: Channels | None = None
     """Feature channels, level by level; None: the network's published size."""
     spacing: Spacing = "native"

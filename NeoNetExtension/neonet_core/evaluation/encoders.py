@@ -1,4 +1,4 @@
-"""The feature maps of NeoSeg's encoder, level by level, for each of its four networks."""
+"""The feature maps of NeoSeg's encoder, level by level, for each of its networks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from neonet_core.errors import NeoNetError
+from neonet_core.segmentation.two_step import TwoStep
 from neonet_core.volume import Volume, resample_to_spacing
 
 
@@ -16,7 +17,8 @@ def encoder_maps(network: torch.nn.Module, batch: torch.Tensor) -> list[torch.Te
 
     UNet: the block before each skip connection, and the bottom block. SegResNet: its four stages. DynUNet: input block,
     down-sampling blocks, bottleneck. SwinUNETR: the patch embedding and the four Swin stages, normalised as its decoder
-    gets them. These are the maps of the network's own forward pass; the decoder is not run.
+    gets them. TwoStep: the levels of its network for the liver. These are the maps of the network's own forward pass;
+    the decoder is not run.
 
     Parameters
     ----------
@@ -32,6 +34,8 @@ def encoder_maps(network: torch.nn.Module, batch: torch.Tensor) -> list[torch.Te
     """
     from monai.networks.nets import DynUNet, SegResNet, SwinUNETR, UNet
 
+    if isinstance(network, TwoStep):
+        return network.liver.levels(batch - 0.5)
     if isinstance(network, SegResNet):
         return list(network.encode(batch)[1])
     if isinstance(network, SwinUNETR):
@@ -42,7 +46,7 @@ def encoder_maps(network: torch.nn.Module, batch: torch.Tensor) -> list[torch.Te
         blocks = _unet_blocks(network.model)
     else:
         raise NeoNetError("BAD_ARGUMENT", f"The encoder of a {type(network).__name__} is not known.",
-                          "Use UNet, SegResNet, DynUNet or SwinUNETR.")
+                          "Use UNet, SegResNet, DynUNet, SwinUNETR or TwoStep.")
     maps = []
     for block in blocks:
         batch = block(batch)

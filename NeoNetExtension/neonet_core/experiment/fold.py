@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from neonet_core.bundle import Bundle
 from neonet_core.cohort import Case, Cohort, Folds, QualityReport, inner_split
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Events
@@ -98,11 +99,13 @@ class FoldTraining:
     ----------
     identities : dict
         Of `case_identities`.
+    start : Bundle or None
+        From whose weights NeoSeg starts.
     """
 
     def __init__(self, run: Run, fold: Fold, report: QualityReport, identities: dict[str, str], preset: Preset,
-                 seed: int) -> None:
-        self.run, self.fold, self.preset, self.seed = run, fold, preset, seed
+                 seed: int, start: Bundle | None = None) -> None:
+        self.run, self.fold, self.preset, self.seed, self.start = run, fold, preset, seed, start
         self.prepared = PreparedCohort(run.folder / "prepared", identities)
         spacings = [report.facts[case.case_id].spacing for case in fold.training]
         self.seg_spacing = resolve_spacing(preset.seg.spacing, spacings)
@@ -124,7 +127,7 @@ class FoldTraining:
                   "settings": settings_of(stage, self.preset),
                   "spacing": data["spacing"]["seg" if section == "seg" else "crop"]}
         if section == "seg":
-            return inputs
+            return inputs if self.start is None else inputs | {"init": self.start.hash}
         before = needs(stage, self.preset)
         return (inputs | {"crop": self.preset.crop.model_dump()}
                 | ({"after": {name: self._output_of(name) for name in before}} if before else {}))

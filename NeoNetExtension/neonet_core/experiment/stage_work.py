@@ -56,7 +56,7 @@ class StageWork:
         self._run, self._fold, self._preset = training.run, training.fold, training.preset
         self._prepared = training.prepared
         self._seg_spacing, self._crop_spacing = training.seg_spacing, training.crop_spacing
-        self._run_seed = training.seed
+        self._run_seed, self._start = training.seed, training.start
         self._stage, self._folder, self._seed, self._device = stage, folder, seed, device
         self._events, self._name = events, name
         self._kind = stage.rpartition("-")[2]  # of the autoencoder
@@ -105,9 +105,10 @@ class StageWork:
         from neonet_core.segmentation.training import dice_of_case, train_segmentor
 
         settings = segmentor_settings(self._stage, self._preset)
+        start = None if self._start is None else self._start.segmentors(torch.device("cpu"))[0].network
         network, result = train_segmentor(
             self._load(self._fold.learning, self._seg_spacing), self._load(self._fold.stopping, self._seg_spacing),
-            settings, self._folder, self._seed, self._device, self._events, self._name)
+            settings, self._folder, self._seed, self._device, self._events, self._name, start)
         self._save(network)
         cases = self._load(self._fold.validation, self._seg_spacing)
         scores = {case.case_id: dice_of_case(network, case, settings, self._device) for case in cases}

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from neonet_core.bundle import Bundle, load_bundle
 from neonet_core.cohort import Cohort, Folds, QualityReport, check_cohort, stratified_folds
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Events, Silent
@@ -23,7 +26,7 @@ from neonet_core.experiment.graph import (
 from neonet_core.experiment.predictions import write_predictions
 from neonet_core.experiment.run import Run
 from neonet_core.presets import STAGES, Preset
-from neonet_core.segmentation.networks import build_segmentor
+from neonet_core.segmentation.networks import NETWORKS, build_segmentor
 from neonet_core.training.device import choose_device
 from neonet_core.training.files import read_json, write_json
 
@@ -100,8 +103,8 @@ def train(cohort: Cohort, preset: Preset, out: Path, *, engine: str = "local", t
 
 def experiment(cohort: Cohort, preset: Preset, out: Path, *, seed: int = 0, folds: Sequence[int] | None = None,
                split: Path | None = None, stages: Sequence[str] | None = None, models: Sequence[str] | None = None,
-               ratios: Sequence[int] | None = None, engine: str = "local", device: str = "auto",
-               events: Events | None = None) -> Experiment:
+               ratios: Sequence[int] | None = None, init: str | Path | None = None, engine: str = "local",
+               device: str = "auto", events: Events | None = None) -> Experiment:
     """Look through all that a training needs, and write nothing.
 
     Parameters
@@ -121,6 +124,8 @@ def experiment(cohort: Cohort, preset: Preset, out: Path, *, seed: int = 0, fold
         Segmentation networks and classifiers (`graph.stages_of_fold`); None: those of the preset.
     ratios : sequence of int or None
         Shares of synthetic cases in percent with which NeoCls is trained, 0 to 100 (R+S); None: those of the preset.
+    init : str, Path or None
+        A bundle from whose first member's weights NeoSeg starts; its network and grid replace the preset's.
     engine, device : str
         For the record; `local` is told now if it has no such device.
 
@@ -128,7 +133,8 @@ def experiment(cohort: Cohort, preset: Preset, out: Path, *, seed: int = 0, fold
     ------
     NeoNetError
         ``BAD_ARGUMENT``, ``BAD_PRESET``, ``RUN_EXISTS``, ``COHORT_CHANGED``, ``TOO_FEW_CASES``, ``FOLDS_MISMATCH``,
-        ``NO_DEVICE``; ``NO_VAE``, ``NO_LDM``, ... for a stage whose earlier stage is missing.
+        ``NO_DEVICE``; ``NO_VAE``, ``NO_LDM``, ... for a stage whose earlier stage is missing; ``UNKNOWN_BUNDLE``,
+        ``NO_SEG_MODEL``, ``BUNDLE_DAMAGED``.
     """
     events = events or Silent()
     if engine not in ENGINES:
@@ -136,6 +142,9 @@ def experiment(cohort: Cohort, preset: Preset, out: Path, *, seed: int = 0, fold
     stages = preset.stages if stages is None else stages
     models = preset.models if models is None else models
     ratios = preset.ratios if ratios is None else ratios
+    start = None if init is None else load_bundle(init)
+    if start is not None:
+        preset, models = _starting_from(start, preset, models)
     _check_arguments(stages, folds, preset, models, ratios, seed)
     run = Run(out)
     settings = {"preset": preset.model_dump(), "cohort": cohort.path.name, "outcome": cohort.outcome_name, "seed": seed,
@@ -147,7 +156,7 @@ def experiment(cohort: Cohort, preset: Preset, out: Path, *, seed: int = 0, fold
     identities = case_identities(report)
     tasks: list[Task] = []
     for fold in _chosen_folds(report.included, all_folds, folds, preset):
-        training = FoldTraining(run, fold, report, identities, preset, seed)
+        training = FoldTraining(run, fold, report, identities, preset, seed, start)
         trained = [kind for kind in AUTOENCODERS if training.is_done(kind)]
         names = stages_of_fold(preset, stages, models, ratios, trained)
         training.check(names)
@@ -166,6 +175,18 @@ def _data_of(report: QualityReport, folds: Folds, number: int, run: Run, identit
     except NeoNetError:
         return None
     return FoldTraining(run, fold, report, identities, preset, seed).data() if fold.validation else None
+
+
+def _starting_from(bundle: Bundle, preset: Preset, models: Sequence[str]) -> tuple[Preset, Sequence[str]]:
+    """The preset with the bundle's segmentation network and grid, and `models` without other segmentation networks.
+
+    Raises ``NO_SEG_MODEL``, ``BUNDLE_DAMAGED``.
+    """
+    bundle.segmentors(torch.device("cpu"))
+    theirs = bundle.record.preset.seg
+    changes = {name: getattr(theirs, name) for name in ("network", "channels", "spacing", "patch_size")}
+    chosen = preset.model_copy(update={"seg": preset.seg.model_copy(update=changes)})
+    return chosen, [model for model in models if model not in NETWORKS]
 
 
 def _folds_of_run(run: Run, cohort: Cohort, included: Cohort, preset: Preset, seed: int, split: Path | None) -> Folds:

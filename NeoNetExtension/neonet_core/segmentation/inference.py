@@ -11,6 +11,8 @@ import torch
 from neonet_core.events import Events, Silent
 from neonet_core.preprocessing import prepare_image
 from neonet_core.presets import SegSettings
+from neonet_core.segmentation.components import largest_component
+from neonet_core.segmentation.two_step import TwoStep
 from neonet_core.volume import Volume, resample_like, same_grid
 
 WINDOWS_AT_ONCE = 4
@@ -32,7 +34,8 @@ def predict_probabilities(network: torch.nn.Module, image: np.ndarray, settings:
     """Class probabilities of a prepared image.
 
     Windows of the training's patch size overlap by ``settings.overlap`` and are weighted by a Gaussian. The sums stay
-    in main memory; on the device there are only `WINDOWS_AT_ONCE` windows, whatever the volume's size.
+    in main memory; on the device there are only `WINDOWS_AT_ONCE` windows, whatever the volume's size. `TwoStep` looks
+    for its windows itself.
 
     Parameters
     ----------
@@ -49,6 +52,8 @@ def predict_probabilities(network: torch.nn.Module, image: np.ndarray, settings:
     network.eval()
     with torch.inference_mode():
         batch = torch.from_numpy(np.array(image, dtype=np.float32, order="C"))[None, None]  # memory-mapped: a copy
+        if isinstance(network, TwoStep):
+            return torch.softmax(network(batch.to(device))[0], dim=0).cpu().numpy()
         logits = sliding_window_inference(batch, settings.patch_size, WINDOWS_AT_ONCE, network,
                                           overlap=settings.overlap, mode="gaussian", sw_device=device, device="cpu")
         return torch.softmax(torch.as_tensor(logits)[0].float(), dim=0).numpy()
@@ -136,7 +141,7 @@ def remove_islands(labels: np.ndarray) -> np.ndarray:
     if not foreground.any():
         return labels
     box = ndimage.find_objects(foreground.astype(np.uint8))[0]
-    inside, kept = labels[box], _largest_component(foreground[box])
+    inside, kept = labels[box], largest_component(foreground[box])
     inside = np.where(kept, inside, 0).astype(np.uint8)
     inside[ndimage.binary_fill_holes(kept) & (inside == 0)] = 1
     components, count = ndimage.label(inside == 2)
@@ -148,14 +153,3 @@ def remove_islands(labels: np.ndarray) -> np.ndarray:
     cleaned = np.zeros_like(labels)
     cleaned[box] = inside
     return cleaned
-
-
-def _largest_component(mask: np.ndarray) -> np.ndarray:
-    from scipy import ndimage
-
-    components, count = ndimage.label(mask)
-    if count < 2:
-        return mask
-    sizes = np.bincount(components.ravel())
-    sizes[0] = 0
-    return components == sizes.argmax()

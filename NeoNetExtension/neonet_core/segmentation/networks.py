@@ -1,4 +1,4 @@
-"""The four segmentation networks of the paper's table 1, by name."""
+"""The segmentation networks by name: the four of the paper's table 1, and `TwoStep`, which has published weights."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import torch
 
 CLASSES = 3  # background, liver, tumour
+TWO_STEP_SPACING = (1.0, 1.0, 3.0)
+"""Millimetres along R, A, S on which `TwoStep` works."""
 
 
 def _unet(channels: Sequence[int] | None) -> torch.nn.Module:
@@ -49,11 +51,19 @@ def _swinunetr(channels: Sequence[int] | None) -> torch.nn.Module:
     return SwinUNETR(in_channels=1, out_channels=CLASSES, feature_size=(channels or (48,))[0], spatial_dims=3)
 
 
+def _two_step(channels: Sequence[int] | None) -> torch.nn.Module:
+    """Tang et al. 2020: a network for the liver, one for the lesions in it; the channel count is their first one."""
+    from neonet_core.segmentation.two_step import TwoStep
+
+    return TwoStep((channels or (20,))[0])
+
+
 NETWORKS: dict[str, Callable[[Sequence[int] | None], torch.nn.Module]] = {
     "UNet": _unet,
     "SegResNet": _segresnet,
     "DynUNet": _dynunet,
     "SwinUNETR": _swinunetr,
+    "TwoStep": _two_step,
 }
 
 
@@ -63,6 +73,8 @@ def size_multiple(name: str, channels: Sequence[int] | None) -> int:
         return 32
     if name == "SegResNet":
         return 8
+    if name == "TwoStep":  # fits its windows itself
+        return 1
     return 2 ** (len(channels or (0,) * 5) - 1)
 
 
@@ -72,8 +84,13 @@ def build_segmentor(settings: SegSettings) -> torch.nn.Module:
     Raises
     ------
     NeoNetError
-        ``BAD_PRESET`` where the patch does not divide as the network needs, or its channels do not.
+        ``BAD_PRESET`` where the patch does not divide as the network needs, or its channels do not; where `TwoStep`
+        is not given the grid that its two networks work on.
     """
+    if settings.network == "TwoStep" and settings.spacing != TWO_STEP_SPACING:
+        raise NeoNetError("BAD_PRESET", f"TwoStep works on voxels of 1 x 1 x 3 mm, not on seg.spacing "
+                          f"{settings.spacing}.",
+                          "Add --set 'seg.spacing=[1, 1, 3]'.")
     multiple = size_multiple(settings.network, settings.channels)
     if any(edge % multiple for edge in settings.patch_size):
         raise NeoNetError("BAD_PRESET", f"{settings.network} needs patches whose edges are multiples of {multiple}, "
