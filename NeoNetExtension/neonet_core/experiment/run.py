@@ -66,7 +66,9 @@ class Run:
             return None
         inputs = read_json(self.stage_folder(fold, stage) / "inputs.json")
         preset, parts = self.preset(), self.parts(fold)
+        held_out = read_json(self.folder / "folds.json")["validation"]
         belongs = (parts is not None and same_json(inputs["cases"], parts["cases"]) and inputs["seed"] == parts["seed"]
+                   and fold < len(held_out) and set(inputs["cases"]["validation"]) == set(held_out[fold])
                    and inputs["spacing"] == parts["spacing"]["seg" if section_of(stage) == "seg" else "crop"]
                    and same_json(inputs["settings"], settings_of(stage, preset))
                    and ("crop" not in inputs or same_json(inputs["crop"], preset.crop.model_dump()))
