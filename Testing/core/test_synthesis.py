@@ -193,7 +193,7 @@ def lineages(run, part, kind="vae"):
 
 def test_masks_come_from_the_folds_own_learning_cases(generator_run):
     inputs = json.loads((generator_run.stage_folder(0, "synth-vae") / "inputs.json").read_text())["cases"]
-    outcomes = {case: outcome for case, (_, outcome) in inputs["learning"].items()}
+    outcomes = {case: outcome for case, (_, outcome, _) in inputs["learning"].items()}
     balancing, judging = lineages(generator_run, "samples"), lineages(generator_run, "evaluation")
     counts = [list(outcomes.values()).count(outcome) for outcome in (0, 1)]
     assert len(balancing) == counts[0] - counts[1] > 0
