@@ -458,6 +458,7 @@ def _train(options: argparse.Namespace, events: Events) -> None:
 
     changes = [*options.changes, *([f"protocol={options.protocol}"] if options.protocol else [])]
     cohort, preset = read_manifest(options.cases.resolve(), options.outcome), load_preset(options.preset, changes)
+    benchmark = Benchmark.read(options.benchmark) if options.benchmark else None
     out = options.out.resolve()
     if options.seeds and (out / "settings.json").is_file():
         raise NeoNetError("RUN_EXISTS", f"{options.out} holds a single run.", "Choose another folder with --out.")
@@ -467,8 +468,7 @@ def _train(options: argparse.Namespace, events: Events) -> None:
                                 init=options.init, engine=options.engine, device=options.device, events=events)
                for seed, folder in runs.items()}
     if options.dry_run:
-        stages = plan([task for one in planned.values() for task in one.tasks],
-                      Benchmark.read(options.benchmark) if options.benchmark else None)
+        stages = plan([task for one in planned.values() for task in one.tasks], benchmark)
         events.log(table(stages))
         events.result(stages=len(stages), done=sum(one.progress.state == "done" for one in stages),
                       **({"plan": [asdict(one) for one in stages]} if options.json else {}))

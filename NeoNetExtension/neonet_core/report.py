@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from neonet_core.figures import (
     window,
     with_spread,
 )
+from neonet_core.pages import page_environment
 from neonet_core.pipeline import CaseResult, Score, TumourPatch
 from neonet_core.training.files import write_text
 from neonet_core.volume import Volume
@@ -82,12 +82,9 @@ def write_case_report(result: CaseResult, out: Path) -> Path:
 
 def case_html(result: CaseResult) -> str:
     """The page of a case; all text is escaped."""
-    from jinja2 import Environment, StrictUndefined
-
-    template = files("neonet_core").joinpath("resources/templates/case.html").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = page_environment()
     environment.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
-    return environment.from_string(template).render(_content(result))
+    return environment.get_template("case.html").render(_content(result))
 
 
 def _content(result: CaseResult) -> dict[str, Any]:

@@ -404,8 +404,6 @@ def test_patients_who_turn_out_to_be_one_are_counted_anew(own_cohort, tmp_path):
     split = shutil.copy(run.folder / "folds.json", tmp_path / "folds.json")
     own_cohort.write_text("\n".join(map(",".join, rows)) + "\n", encoding="utf-8")
     train_fold(own_cohort, run.folder, stages=["cls"], models=["Volume"], split=split)
-    patients_now = {prediction.patient_id for prediction in read_predictions(run, "cls-volume")}
-    assert len(patients_now) < len({row[4] for row in mine}) + 1 and mine[0][4] in patients_now
     assert sum(prediction.patient_id == mine[0][4] for prediction in read_predictions(run, "cls-volume")) >= 2
 
 

@@ -1,5 +1,6 @@
 """The published networks: the same numbers as their HDF5 files give, nothing read that is not what it should be, and a
-bundle like any other. What needs the package's wheel is skipped where NEONET_TEST_WHEEL does not name it."""
+bundle like any other. The package's wheel is that which NEONET_TEST_WHEEL names, or else pip fetches it; offline what
+needs it is skipped."""
 
 import json
 import os
@@ -49,10 +50,14 @@ def made_up(kind, first=FIRST, seed=0):
     return keras_file(layer_shapes(first, rules["residual"], deepest), voxel, seed)
 
 
-def real_wheel():
-    path = Path(os.environ.get("NEONET_TEST_WHEEL", ""))
-    if not path.is_file():
-        pytest.skip(f"NEONET_TEST_WHEEL does not name {WHEEL.file}")
+@pytest.fixture(scope="session")
+def real_wheel(tmp_path_factory):
+    given = os.environ.get("NEONET_TEST_WHEEL")
+    try:
+        path = Path(given) if given else wheel.fetch(WHEEL, tmp_path_factory.mktemp("wheel"))
+    except NeoNetError as error:
+        pytest.skip(f"{error}")
+    wheel.check(WHEEL, path)
     return path
 
 
@@ -91,8 +96,8 @@ def test_torch_and_numpy_agree_on_made_up_weights(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_torch_and_numpy_agree_on_the_published_weights(kind):
-    content = wheel.read(real_wheel(), {"liver": LIVER_FILE, "lesion": LESION_FILE}[kind])
+def test_torch_and_numpy_agree_on_the_published_weights(kind, real_wheel):
+    content = wheel.read(real_wheel, {"liver": LIVER_FILE, "lesion": LESION_FILE}[kind])
     size = {"liver": (54, 54, 54), "lesion": (92, 92, 54)}[kind]
     assert_same_numbers(kind, content, 20, size)
 
@@ -268,11 +273,10 @@ def test_the_label_map_lies_on_the_images_grid(small_bundle):
     assert label_map.array.dtype == np.uint8 and label_map.array.max() <= 2
 
 
-def test_the_liver_of_a_real_mri_is_found(tmp_path):
-    path = real_wheel()
+def test_the_liver_of_a_real_mri_is_found(tmp_path, real_wheel):
     if not ABDOMEN.is_dir():
         pytest.skip("../shared/data/abdomen_mr is absent")
-    network = convert(wheel.read(path, LIVER_FILE), wheel.read(path, LESION_FILE))
+    network = convert(wheel.read(real_wheel, LIVER_FILE), wheel.read(real_wheel, LESION_FILE))
     bundle = write_bundle(network, tmp_path / "pyliverlesionseg")
     label_map = segment(read_volume(ABDOMEN / "example_mr_sm.nii.gz"), bundle.segmentors(CPU), CPU)
     reference = read_volume(ABDOMEN / "example_seg_mr.nii.gz").array == 5

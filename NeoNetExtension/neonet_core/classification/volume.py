@@ -26,13 +26,7 @@ class VolumeModel:
         return 1 / (1 + np.exp(-self.intercept - self.slope * _log(volumes_ml)))
 
     def to_json(self) -> dict[str, float]:
-        """As `from_json` reads it."""
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, float]) -> VolumeModel:
-        """What `to_json` gave."""
-        return cls(**values)
 
 
 def fit_volume(volumes_ml: Sequence[float] | np.ndarray, outcomes: Sequence[int] | np.ndarray) -> VolumeModel:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
 from neonet_core import __version__
@@ -16,6 +15,7 @@ from neonet_core.experiment.reporting.paper import TABLE_1
 from neonet_core.experiment.reporting.results import PROTOCOLS, Results, folds_text
 from neonet_core.experiment.reporting.tables import Table
 from neonet_core.figures import Outcome
+from neonet_core.pages import page_environment
 from neonet_core.training.files import read_json
 
 SECTIONS = (
@@ -31,14 +31,11 @@ SECTIONS = (
 def run_html(results: Results, tables: Sequence[Table], pictures: Sequence[Picture], copies: Sequence[str],
              checklists: Sequence[Table]) -> str:
     """The page; all text is escaped."""
-    from jinja2 import Environment, StrictUndefined
-
-    template = files("neonet_core").joinpath("resources/templates/run.html").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = page_environment()
     environment.filters["data_uri"] = lambda data: "data:image/png;base64," + base64.b64encode(data).decode("ascii")
     by_name, drawn = {table.name: table for table in tables}, {picture.name: picture for picture in pictures}
     settings, quality = results.run.settings(), read_json(results.run.folder / "quality.json")
-    return environment.from_string(template).render(
+    return environment.get_template("run.html").render(
         notice=RESEARCH_USE_ONLY, outcome=Outcome.of(settings["outcome"]), preset=results.preset, settings=settings,
         protocol=PROTOCOLS[results.preset.protocol], cases=len(quality["included"]), quality=quality,
         folds=results.folds, key_figures=_key_figures(results), copies=copies, checklists=checklists,

@@ -12,6 +12,7 @@ import numpy as np
 from neonet_core.classification.names import CLASSIFIERS
 from neonet_core.evaluation.auc import auc
 from neonet_core.experiment.graph import classifier_stage, segmentor_stage
+from neonet_core.experiment.predictions import Prediction, by_patient
 from neonet_core.experiment.run import Run
 from neonet_core.segmentation.networks import NETWORKS
 from neonet_core.training.files import read_json
@@ -59,9 +60,7 @@ class StageResults:
 class Scores:
     """Out-of-fold scores of a classifier, one for each patient.
 
-    A patient with several cases counts once, by the mean of their probabilities, as positive if one of them is, which
-    is how the folds are stratified: intervals and tests assume that rows are independent, and cases of one patient
-    are not.
+    A patient with several cases counts once (`predictions.by_patient`).
 
     Attributes
     ----------
@@ -124,19 +123,14 @@ class Results:
 
     def scores(self, model: str, ratio: int = 0) -> Scores | None:
         """Of all folds that are done; None where none is."""
-        rows: dict[str, list[tuple[int, int, float, float]]] = {}
-        for fold, figures in self.classifier(model, ratio).figures.items():
-            threshold = figures.get("threshold")
-            for row in figures.get("predictions", ()):
-                rows.setdefault(row["patient_id"], []).append(
-                    (fold, row["outcome"], row["probability"], np.nan if threshold is None else threshold))
-        if not rows:
+        figures = self.classifier(model, ratio).figures
+        patients = by_patient([Prediction(**row) for one in figures.values() for row in one.get("predictions", ())])
+        if not patients:
             return None
-        cases = list(rows.values())
-        return Scores(tuple(rows), np.array([of_one[0][0] for of_one in cases]),
-                      np.array([max(case[1] for case in of_one) for of_one in cases]),
-                      np.array([np.mean([case[2] for case in of_one]) for of_one in cases]),
-                      np.array([of_one[0][3] for of_one in cases]))
+        thresholds = {fold: one.get("threshold") for fold, one in figures.items()}
+        return Scores(tuple(one.patient_id for one in patients), np.array([one.fold for one in patients]),
+                      np.array([one.outcome for one in patients]), np.array([one.probability for one in patients]),
+                      np.array([thresholds[one.fold] for one in patients], dtype=float))  # None becomes NaN
 
     def without_synthetic(self, ratio: int) -> list[int]:
         """The folds in which R+S `ratio` % got no synthetic case: its classifiers there are those of R."""
