@@ -24,7 +24,7 @@ from neonet_core.errors import NeoNetError
 from neonet_core.home import bundles_folder
 from neonet_core.presets import Preset
 from neonet_core.pretrained import IMPORTABLE
-from neonet_core.training.files import read_json, sha256_of_file, sha256_of_json
+from neonet_core.training.files import read_json, sha256_of_file
 
 if TYPE_CHECKING:
     import torch
@@ -134,8 +134,8 @@ class Bundle:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the record, which holds the hashes of all weights: it names the model exactly."""
-        return sha256_of_json(self.record.model_dump(mode="json"))
+        """SHA-256 of ``bundle.json``, which holds the hashes of all weights: it names the model exactly."""
+        return sha256_of_file(self.folder / "bundle.json")
 
     @property
     def is_demo(self) -> bool:

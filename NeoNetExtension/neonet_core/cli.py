@@ -25,7 +25,7 @@ from neonet_core.training.device import DEVICES
 if TYPE_CHECKING:
     from neonet_core.volume import Volume
 
-DONE, OUR_FAULT, WRONG_INPUT = 0, 1, 2
+DONE, OUR_FAULT, WRONG_INPUT, FAILED_CASES = 0, 1, 2, 3
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 IMAGE_HELP = ".nii, .nii.gz, .nrrd, .mha/.mhd, a DICOM folder or a .zip of one"
 LABEL_HELP = "label map on the image's grid: 0 background, 1 liver, 2 tumour"
@@ -33,13 +33,13 @@ POINT_OPTIONS = ("--tumour-at", "--crop-center")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code (0 done, 1 a fault of ours, 2 wrong input or usage)."""
+    """Run a command; returns the exit code (0 done, 1 a fault of ours, 2 wrong input or usage, 3 a batch with failed
+    cases)."""
     argv = _join_negative_points(list(sys.argv[1:] if arguments is None else arguments))
     events: Events = JsonLines() if "--json" in argv else Terminal()
     try:
         options = _parser().parse_args(argv)
-        options.run(options, events)
-        return DONE
+        return options.run(options, events) or DONE
     except NeoNetError as error:
         events.error(error)
         return WRONG_INPUT
@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"neonet {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
 
-    def command(name: str, run: Callable[[argparse.Namespace, Events], None], text: str,
+    def command(name: str, run: Callable[[argparse.Namespace, Events], int | None], text: str,
                 group: argparse._SubParsersAction = commands) -> argparse.ArgumentParser:
         added = group.add_parser(name, parents=[common], help=text, description=text[:1].upper() + text[1:] + ".")
         added.set_defaults(run=run)
@@ -173,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
                          help="240 x 240 x 100 voxels (full) or half of that along each axis")
     phantom.add_argument("--strength", type=float, default=1.0, help="of the PNI signal; 0: none (default: 1)")
 
-    cohort = commands.add_parser("cohort", help="check or split a cohort").add_subparsers(
+    cohort = commands.add_parser("cohort", help="check, split or make a cohort").add_subparsers(
         metavar="ACTION", required=True, parser_class=_Parser)
     check = command("check", _cohort_check, "quality control of a manifest, with a reason for each exclusion", cohort)
     check.add_argument("--out", type=Path, metavar="REPORT.json", help="write the report, with each case's facts")
@@ -181,6 +181,12 @@ def _parser() -> argparse.ArgumentParser:
     split.add_argument("--folds", type=int, default=5)
     split.add_argument("--seed", type=int, default=0)
     split.add_argument("--out", type=Path, required=True, metavar="FOLDS.json")
+    from_dicom = command("from-dicom", _cohort_from_dicom, "a manifest of the hepatobiliary phases in a tree of DICOM "
+                         "studies, under pseudonyms and with the reason of each choice", cohort)
+    from_dicom.add_argument("tree", metavar="TREE", type=Path, help="folder of studies, unpacked or in zips")
+    from_dicom.add_argument("--out", type=Path, required=True, metavar="CASES.csv")
+    from_dicom.add_argument("--series-choice", type=Path, metavar="CHOICE.csv", help="your own choices: columns "
+                            "case_id and series, as in the CASES-series.csv that is written beside --out")
     for added in (check, split):
         added.add_argument("cases", metavar="CASES.csv", type=Path)
         added.add_argument("--outcome", default="pni", help="outcome column (default: pni)")
@@ -214,6 +220,25 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--case", default="case", metavar="NAME", help="name in the report; no patient's name")
     crop_place(predict)
     predict.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+    batch = command("batch", _batch, "a cohort through a bundle, unattended; resumes after a stop")
+    batch.add_argument("cases", metavar="CASES.csv|DIR", type=Path, help="manifest, of which case_id and image are "
+                       "needed; or a folder of NIfTI, NRRD or MetaImage files or of DICOM studies")
+    bundle(batch)
+    batch.add_argument("--seg-bundle", metavar="B", help="another bundle whose segmentation is used")
+    batch.add_argument("--out", type=Path, required=True, metavar="DIR")
+    batch.add_argument("--engine", choices=("local", "ray"), default="local", help="processes of this machine, or "
+                       "actors of the Ray cluster that RAY_ADDRESS names, or of this machine (default: local)")
+    batch.add_argument("--workers", type=_positive, metavar="N", help="cases at once, each with models of its own in "
+                       "memory (default: 1; with ray as many as there is room for)")
+    batch.add_argument("--threads", type=_positive, metavar="N", help="CPU threads of each worker (default: the cores, "
+                       "shared out)")
+    batch.add_argument("--limit", type=_positive, metavar="N", help="run at most so many cases now")
+    batch.add_argument("--retry-failed", action="store_true", help="run cases again that have failed before")
+    batch.add_argument("--keep-names", action="store_true", help="write names.csv: which file each pseudonym stands "
+                       "for")
+    batch.add_argument("--dry-run", action="store_true", help="print what would be run and the disk that it needs; "
+                       "write nothing")
 
     generate = command("generate", _generate, "synthetic image patches that follow the masks of label maps")
     generate.add_argument("labels", metavar="LABEL", type=Path, nargs="+", help="label map: 0 background, 1 liver, "
@@ -269,6 +294,15 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--lpips", type=Path, metavar="ALEX.npz", help="for LPIPS (.npz or .safetensors); "
                         "likewise")
 
+    evaluate = command("evaluate", _evaluate, "judge what a batch has found in an external cohort")
+    evaluate.add_argument("results", metavar="RESULTS", type=Path, help="folder of 'neonet batch', or its results.csv")
+    evaluate.add_argument("--truth", type=Path, required=True, metavar="CASES.csv", help="manifest with the "
+                          "outcome, and label maps where there are any")
+    evaluate.add_argument("--outcome", default="pni", help="outcome column (default: pni)")
+    evaluate.add_argument("--by", type=_names, default=[], metavar="COLUMN,...", help="columns of the manifest whose "
+                          "groups are looked at apart")
+    evaluate.add_argument("--out", type=Path, metavar="DIR", help="default: RESULTS/evaluation")
+
     benchmark = command("benchmark", _benchmark, "time each stage of a preset here, and project the whole protocol's "
                         "hours")
     benchmark.add_argument("--preset", default="paper", metavar="NAME|FILE", help="default: paper")
@@ -278,6 +312,8 @@ def _parser() -> argparse.ArgumentParser:
     benchmark.add_argument("--positives", type=int, default=44, help="of these (default: 44)")
     benchmark.add_argument("--threads", type=_positive, metavar="N", help="CPU threads")
     benchmark.add_argument("--out", type=Path, metavar="BENCHMARK.json", help="for 'neonet train --dry-run'")
+
+    command("selftest", _selftest, "run a 3D convolution on the device, and say why it is the CPU where it is")
 
     bundles = commands.add_parser("bundle", help="export, import, inspect or verify a trained model").add_subparsers(
         metavar="ACTION", required=True, parser_class=_Parser)
@@ -358,6 +394,16 @@ def _cohort_split(options: argparse.Namespace, events: Events) -> None:
     events.result(folds=options.out)
 
 
+def _cohort_from_dicom(options: argparse.Namespace, events: Events) -> None:
+    from neonet_core.dicom.from_dicom import read_choices, write_cases
+
+    choices = read_choices(options.series_choice) if options.series_choice else None
+    written = write_cases(options.tree, options.out, choices, events)
+    events.log(written.scan.summary + ".")
+    events.result(cases=written.cases, count=written.count, left_out=sorted(written.left_out), series=written.series,
+                  not_dicom=written.scan.not_dicom, damaged=written.scan.damaged)
+
+
 def _segment(options: argparse.Namespace, events: Events) -> None:
     from neonet_core.bundle import DEMO_WARNING, load_bundle
     from neonet_core.segmentation.inference import segment
@@ -432,6 +478,27 @@ def _report_case(content: dict, events: Events, **files: Path) -> None:
                   flags=[flag["code"] for flag in content["flags"]], notice=content["notice"], **files)
 
 
+def _batch(options: argparse.Namespace, events: Events) -> int | None:
+    from neonet_core.batch.run import plan_batch, run_batch, table
+
+    if options.dry_run:
+        plan = plan_batch(options.cases, options.out, bundle=options.bundle, seg_bundle=options.seg_bundle,
+                          limit=options.limit, retry_failed=options.retry_failed, events=events)
+        events.log(table(plan, options.out))
+        events.result(cases=len(plan.cases), done=plan.done, failed=plan.failed, to_run=len(plan.todo),
+                      bytes_needed=len(plan.todo) * plan.case_bytes,
+                      **({"plan": [case.case_id for case in plan.todo]} if options.json else {}))
+        return None
+    summary = run_batch(options.cases, options.out, bundle=options.bundle, seg_bundle=options.seg_bundle,
+                        engine=options.engine, workers=options.workers, threads=options.threads, limit=options.limit,
+                        retry_failed=options.retry_failed, keep_names=options.keep_names, device=options.device,
+                        events=events)
+    events.result(results=summary.results, report=summary.report, done=summary.done, failed=summary.failed,
+                  left=summary.left, notice=summary.notice, flags=summary.flags if options.json else
+                  [f"{flag} {count}" for flag, count in summary.flags.items()])
+    return None if summary.complete else FAILED_CASES
+
+
 def _generate(options: argparse.Namespace, events: Events) -> None:
     from neonet_core.generate import generate
     from neonet_core.volume import read_label_map
@@ -497,6 +564,17 @@ def _report(options: argparse.Namespace, events: Events) -> None:
         events.result(report=reports[0])
 
 
+def _evaluate(options: argparse.Namespace, events: Events) -> None:
+    from neonet_core.cohort import read_manifest
+    from neonet_core.external.report import evaluate
+
+    folder = options.results if options.results.is_dir() else options.results.parent
+    truth = read_manifest(options.truth, options.outcome)
+    found = evaluate(options.results, truth, options.out or folder / "evaluation", by=options.by, events=events)
+    events.result(report=found.report, patients=found.patients, positives=found.positives, auc=found.auc,
+                  auc_95=None if found.auc is None else [found.low, found.high])
+
+
 def _benchmark(options: argparse.Namespace, events: Events) -> None:
     from neonet_core.experiment.benchmark import run_benchmark
     from neonet_core.presets import load_preset
@@ -505,6 +583,12 @@ def _benchmark(options: argparse.Namespace, events: Events) -> None:
         load_preset(options.preset), stages=options.stages, models=options.models, cases=options.cases,
         positives=options.positives, device=options.device, threads=options.threads, out=options.out, events=events)
     events.result(hours=projection.total, benchmark=options.out, failed=list(benchmark.failures))
+
+
+def _selftest(options: argparse.Namespace, events: Events) -> None:
+    from neonet_core.selftest import selftest
+
+    events.result(**selftest(options.device, events).to_json())
 
 
 def _bundle_export(options: argparse.Namespace, events: Events) -> None:

@@ -150,7 +150,7 @@ def load_case(case: Case) -> tuple[Volume, Volume]:
     if case.label_map is None:
         raise NeoNetError("NO_LABEL_MAP", f"Case {case.case_id} has no label map.",
                           "Name its file in the manifest's column label_map.")
-    return read_volume(case.image), _read_labels(case.label_map, case.label_values)
+    return read_case_image(case), read_case_labels(case.label_map, case.label_values)
 
 
 @dataclass(frozen=True)
@@ -495,7 +495,7 @@ def _check_case(case: Case, need_labels: bool, need_outcome: bool, all_facts: di
     if case.label_map is None:
         if need_labels:
             raise _excluded("NO_LABEL_MAP", "The manifest names no label map.")
-        stored, labels = read_volume(case.image), None
+        stored, labels = read_case_image(case), None
     else:
         stored, labels = load_case(case)
     image = to_canonical(stored)
@@ -521,7 +521,13 @@ def _check_case(case: Case, need_labels: bool, need_outcome: bool, all_facts: di
     return facts
 
 
-def _read_labels(path: Path, values: dict[int, int] | None) -> Volume:
+def read_case_image(case: Case) -> Volume:
+    """A case's image as stored; the column ``series`` says which one of a DICOM folder or .zip."""
+    return read_volume(case.image, case.extra.get("series") or None)
+
+
+def read_case_labels(path: Path, values: dict[int, int] | None) -> Volume:
+    """A manifest's label map as 0, 1, 2; `values` are `Case.label_values`."""
     if values is None:
         return read_label_map(path)
     # The manifest names the two structures of a file that may hold many: whatever is not named is background.

@@ -13,7 +13,8 @@ import struct
 import tempfile
 import zipfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -59,6 +60,28 @@ class Slice:
     along_column: tuple[float, float, float]
 
 
+@dataclass(frozen=True, eq=False)
+class SeriesGrid:
+    """The files of a series in the order of the slices of its volume, and where they lie.
+
+    Attributes
+    ----------
+    files : tuple of Path
+        One a slice, along the third axis; of a multi-frame series the one file.
+    frames : tuple of int
+        Of each slice its frame in its file, from 0: all 0 unless the series is multi-frame.
+    shape : (int, int, int)
+        Of the volume: columns, rows, slices.
+    affine : numpy.ndarray, shape (4, 4)
+        Voxel indices to RAS mm, as `read_dicom` gives it.
+    """
+
+    files: tuple[Path, ...]
+    frames: tuple[int, ...]
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+
+
 def read_dicom(path: Path, series: str | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Read one DICOM series.
 
@@ -81,19 +104,52 @@ def read_dicom(path: Path, series: str | None = None) -> tuple[np.ndarray, np.nd
     NeoNetError
         See :func:`neonet_core.volume.read_volume`.
     """
-    if path.is_dir():
-        return _read_series(_files_below(path), series)
-    if path.suffix.lower() != ".zip":
-        return _read_series([path], series)
-    with tempfile.TemporaryDirectory(prefix="neonet-dicom-") as folder:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                files = _unpack(archive, Path(folder))
-        except NeoNetError:
-            raise
-        except Exception as error:  # zipfile, zlib, bz2 and lzma raise many kinds on damage
-            raise unreadable(error) from error
+    with _files(path) as files:
         return _read_series(files, series)
+
+
+@contextmanager
+def series_files(path: Path, series: str | None = None) -> Iterator[list[Path]]:
+    """The files of one series, in no particular order; parameters and errors as `read_dicom`, which reads the same.
+
+    A zip is unpacked for as long as the context lasts.
+    """
+    with _files(path) as files:
+        headers = _one_series([header for file in files if (header := _header(file))], series)
+        yield [Path(header["path"]) for header in headers]
+
+
+def series_grid(files: Sequence[Path]) -> SeriesGrid:
+    """Where the slices of one series lie; without its pixels. Errors as `read_dicom`."""
+    headers = _one_series([header for file in files if (header := _header(file))], None)
+    multiframe = _is_multiframe(headers)
+    slices = _multiframe_slices(headers[0])[0] if multiframe else [_slice(header) for header in headers]
+    order, affine = _stack(slices)
+    return SeriesGrid(
+        files=(Path(headers[0]["path"]),) if multiframe else tuple(Path(headers[i]["path"]) for i in order),
+        frames=tuple(order) if multiframe else (0,) * len(order),
+        shape=(*slices[0].size, len(slices)),
+        affine=affine,
+    )
+
+
+@contextmanager
+def _files(path: Path) -> Iterator[list[Path]]:
+    """All files below a folder or in a zip, which is unpacked meanwhile, or the one file."""
+    if path.is_dir():
+        yield _files_below(path)
+    elif path.suffix.lower() != ".zip":
+        yield [path]
+    else:
+        with tempfile.TemporaryDirectory(prefix="neonet-dicom-") as folder:
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    files = _unpack(archive, Path(folder))
+            except NeoNetError:
+                raise
+            except Exception as error:  # zipfile, zlib, bz2 and lzma raise many kinds on damage
+                raise unreadable(error) from error
+            yield files
 
 
 def _files_below(folder: Path) -> list[Path]:
@@ -107,6 +163,19 @@ def _files_below(folder: Path) -> list[Path]:
 
 def _unpack(archive: zipfile.ZipFile, folder: Path) -> list[Path]:
     """Unpack into the folder under names of our own; refuse an archive that means harm."""
+    files = []
+    for number, member in enumerate(checked_members(archive)):
+        name = PurePosixPath(member.filename.replace("\\", "/")).name
+        file = folder / f"{number:06d}-{re.sub(r'[^A-Za-z0-9.-]', '_', name)[-40:]}"
+        with archive.open(member) as source, open(file, "wb") as target:
+            while block := source.read(1 << 20):
+                target.write(block)
+        files.append(file)
+    return files
+
+
+def checked_members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """The files in a zip but hidden ones. Raises ``UNSAFE_ARCHIVE``, ``UNREADABLE_FILE`` (encrypted)."""
     members = [member for member in archive.infolist() if not member.is_dir()]
     for member in members:
         name = PurePosixPath(member.filename.replace("\\", "/"))
@@ -119,17 +188,12 @@ def _unpack(archive: zipfile.ZipFile, folder: Path) -> list[Path]:
     size = sum(member.file_size for member in members)  # zipfile reads no more of a member than this
     if size > MAX_ARCHIVE_BYTES or len(members) > MAX_ARCHIVE_FILES:
         raise _unsafe(f"would unpack to {len(members)} files of {size / 2**30:.1f} GiB in all")
-    files = []
-    for number, member in enumerate(members):
+
+    def is_hidden(member: zipfile.ZipInfo) -> bool:
         parts = PurePosixPath(member.filename.replace("\\", "/")).parts
-        if parts[0] == "__MACOSX" or any(part.startswith(".") for part in parts):
-            continue
-        file = folder / f"{number:06d}-{re.sub(r'[^A-Za-z0-9.-]', '_', parts[-1])[-40:]}"
-        with archive.open(member) as source, open(file, "wb") as target:
-            while block := source.read(1 << 20):
-                target.write(block)
-        files.append(file)
-    return files
+        return parts[0] == "__MACOSX" or any(part.startswith(".") for part in parts)
+
+    return [member for member in members if not is_hidden(member)]
 
 
 def _unsafe(what: str) -> NeoNetError:
@@ -141,18 +205,23 @@ def _unsafe(what: str) -> NeoNetError:
 
 def _read_series(files: Sequence[Path], series: str | None) -> tuple[np.ndarray, np.ndarray]:
     headers = _one_series([header for file in files if (header := _header(file))], series)
-    if _frames(headers[0]) > 1:
-        if len(headers) > 1:
-            raise NeoNetError(
-                "SEVERAL_FRAMES",
-                f"The series has {len(headers)} multi-frame files, each a volume of its own.",
-                "Give the one file that you mean.",
-            )
+    if _is_multiframe(headers):
         return _read_multiframe(headers[0])
     slices = [_slice(header) for header in headers]
     order, affine = _stack(slices)
     images = [_pixels(slices[i].header["path"])[0] for i in order]
     return _transposed(np.stack(images)), affine
+
+
+def _is_multiframe(headers: Sequence[dict[str, str]]) -> bool:
+    """Whether the series is one multi-frame file. Raises ``SEVERAL_FRAMES`` where it is several."""
+    if _frames(headers[0]) > 1 and len(headers) > 1:
+        raise NeoNetError(
+            "SEVERAL_FRAMES",
+            f"The series has {len(headers)} multi-frame files, each a volume of its own.",
+            "Give the one file that you mean.",
+        )
+    return _frames(headers[0]) > 1
 
 
 def _header(path: Path) -> dict[str, str] | None:
@@ -373,7 +442,18 @@ def _transposed(stack: np.ndarray) -> np.ndarray:
 
 
 def _read_multiframe(header: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:
-    """An enhanced multi-frame file: the place and scale of each frame are in its functional groups."""
+    """An enhanced multi-frame file."""
+    slices, scales = _multiframe_slices(header)
+    order, affine = _stack(slices)
+    stack = _pixels(header["path"])
+    if len(set(scales)) > 1:  # GDCM gives all frames the scale of the first
+        slope, intercept = np.array(scales).T[:, :, None, None]
+        stack = (stack - intercept[0]) / slope[0] * slope + intercept
+    return _transposed(stack[order]), affine
+
+
+def _multiframe_slices(header: dict[str, str]) -> tuple[list[Slice], list[tuple[float, ...]]]:
+    """Place and scale (slope, intercept) of each frame of a multi-frame file, from its functional groups."""
     dataset = _parsed(Path(header["path"]))
     shared: dict[int, Any] = (dataset.get(0x52009229) or [{}])[0]
     frames = dataset.get(0x52009230) or []
@@ -396,12 +476,7 @@ def _read_multiframe(header: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:
         slices.append(_checked_slice(header, spacing, position, orientation))
         slope, intercept = value(frame, 0x00289145, 0x00281053, 1), value(frame, 0x00289145, 0x00281052, 1)
         scales.append((slope or (1.0,)) + (intercept or (0.0,)))
-    order, affine = _stack(slices)
-    stack = _pixels(header["path"])
-    if len(set(scales)) > 1:  # GDCM gives all frames the scale of the first
-        slope, intercept = np.array(scales).T[:, :, None, None]
-        stack = (stack - intercept[0]) / slope[0] * slope + intercept
-    return _transposed(stack[order]), affine
+    return slices, scales
 
 
 # Sequences that are needed, for files whose elements do not say that they are sequences (implicit VR).

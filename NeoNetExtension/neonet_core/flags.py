@@ -21,6 +21,8 @@ LIVER_FACTOR = 2.0
 """The same for the liver's volume; outside it the image hardly shows a whole liver."""
 CT_AIR = -200
 """No MRI magnitude image has many values below zero; air in a CT lies near -1000."""
+NO_SCORE_FLAGS = ("NO_TUMOUR", "NO_LIVER", "NO_PNI_MODEL", "WRONG_MODALITY")
+"""With one of these a score would mean nothing, so none is made. The others are doubts about a score."""
 
 
 @dataclass(frozen=True)
@@ -31,26 +33,49 @@ class Flag:
     message: str
 
 
+def comparable_facts(image: Volume, label_map: Volume) -> dict[str, float]:
+    """What a case has in common with `BundleRecord.ranges`, by the same names.
+
+    Returns
+    -------
+    dict
+        spacing_x, spacing_y, spacing_z (mm along R, A, S), liver_ml, tumour_ml, and the mean intensities
+        liver_intensity, tumour_intensity (shares of the image's own range; left out where there is no such label).
+
+    Raises
+    ------
+    NeoNetError
+        ``CONSTANT_IMAGE``.
+    """
+    spacing = dict(zip(("spacing_x", "spacing_y", "spacing_z"), to_canonical(image).spacing, strict=True))
+    return spacing | image_facts(prepare_image(image, None).volume.array, prepare_label_map(label_map, None).array,
+                                 image.spacing)
+
+
 def case_flags(image: Volume, label_map: Volume, measurements: Measurements, crop: Crop | None,
-               bundle: Bundle, demo: bool = False) -> tuple[Flag, ...]:
+               bundle: Bundle, demo: bool = False, facts: dict[str, float] | None = None) -> tuple[Flag, ...]:
     """The flags of a case, the most important first.
 
-    DEMO_MODEL, NO_TUMOUR, NO_PNI_MODEL, WRONG_MODALITY, WRONG_BODY_PART, SPACING_FAR, INTENSITIES_FAR,
-    TUMOUR_LARGER_THAN_CROP, TUMOUR_SHARE. `demo` says that another model of the case knows phantoms only.
+    DEMO_MODEL, NO_TUMOUR, NO_LIVER, NO_PNI_MODEL, WRONG_MODALITY, WRONG_BODY_PART, SPACING_FAR, INTENSITIES_FAR,
+    TUMOUR_LARGER_THAN_CROP, TUMOUR_SHARE. `demo` says that another model of the case knows phantoms only; `facts` are
+    the `comparable_facts`, where they are known already.
     """
     ranges = bundle.record.ranges
+    facts = comparable_facts(image, label_map) if facts is None else facts
     flags = []
     if demo or bundle.is_demo:
         flags.append(Flag("DEMO_MODEL", DEMO_WARNING))
     if measurements.tumour_ml == 0:
         flags.append(Flag("NO_TUMOUR", "The label map holds no tumour, so there is no score."))
+    elif measurements.liver_ml == 0:
+        flags.append(Flag("NO_LIVER", "The label map holds a tumour but no liver, so there is no score."))
     if not bundle.can_classify():
         flags.append(Flag("NO_PNI_MODEL", "No PNI model in this bundle, so there is no score."))
     if float(np.mean(image.array[::4, ::4, ::4] < CT_AIR)) > 0.05:
-        flags.append(Flag("WRONG_MODALITY", "The intensities are those of a CT, not of an MRI."))
+        flags.append(Flag("WRONG_MODALITY", "The intensities are those of a CT, not of an MRI, so there is no score."))
     flags += _body_part(measurements, ranges)
-    flags += _spacing(image, ranges)
-    flags += _intensities(image, label_map, ranges)
+    flags += _spacing(facts, ranges)
+    flags += _intensities(facts, ranges)
     if crop is not None and crop.coverage < 1:
         flags.append(Flag("TUMOUR_LARGER_THAN_CROP",
                           f"The crop holds {crop.coverage:.0%} of the tumour; the rest was not looked at."))
@@ -72,19 +97,17 @@ def _body_part(measurements: Measurements, ranges: dict[str, tuple[float, float]
     return []
 
 
-def _spacing(image: Volume, ranges: dict[str, tuple[float, float]]) -> list[Flag]:
-    for axis, value in zip("xyz", to_canonical(image).spacing, strict=True):
-        if f"spacing_{axis}" in ranges:
-            low, high = ranges[f"spacing_{axis}"]
-            if not low / SPACING_FACTOR <= value <= high * SPACING_FACTOR:
-                return [Flag("SPACING_FAR", f"A voxel spacing of {value:.2f} mm is far from the training cohort's "
-                             f"{low:.2f} to {high:.2f} mm.")]
+def _spacing(facts: dict[str, float], ranges: dict[str, tuple[float, float]]) -> list[Flag]:
+    for name in ("spacing_x", "spacing_y", "spacing_z"):
+        if name in ranges:
+            low, high = ranges[name]
+            if not low / SPACING_FACTOR <= facts[name] <= high * SPACING_FACTOR:
+                return [Flag("SPACING_FAR", f"A voxel spacing of {facts[name]:.2f} mm is far from the training "
+                             f"cohort's {low:.2f} to {high:.2f} mm.")]
     return []
 
 
-def _intensities(image: Volume, label_map: Volume, ranges: dict[str, tuple[float, float]]) -> list[Flag]:
-    facts = image_facts(prepare_image(image, None).volume.array, prepare_label_map(label_map, None).array,
-                        image.spacing)
+def _intensities(facts: dict[str, float], ranges: dict[str, tuple[float, float]]) -> list[Flag]:
     for name, structure in (("liver_intensity", "liver"), ("tumour_intensity", "tumour")):
         if name in ranges and name in facts:
             low, high = ranges[name]

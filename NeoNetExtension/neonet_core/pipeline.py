@@ -14,7 +14,7 @@ import numpy as np
 from neonet_core.bundle import Bundle, header_note, load_bundle, notice
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Events, Silent
-from neonet_core.flags import Flag, case_flags
+from neonet_core.flags import NO_SCORE_FLAGS, Flag, case_flags, comparable_facts
 from neonet_core.measurements import Measurements, measure
 from neonet_core.preprocessing import prepare_image, prepare_label_map
 from neonet_core.presets import CropSettings
@@ -116,6 +116,8 @@ class CaseResult:
     score: Score | None
     flags: tuple[Flag, ...]
     seconds: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, float] = field(default_factory=dict)
+    """What can be compared with the training cohort: see `flags.comparable_facts`."""
 
     @property
     def is_demonstration(self) -> bool:
@@ -268,17 +270,18 @@ def predict_case(image: Volume, *, label_map: Volume | None = None, bundle: str 
     tumour_at, crop_center : (R, A, S) in mm or None
         Which tumour, or where to crop.
     need_score : bool
-        An empty tumour or a bundle without PNI model is an error instead of a flag.
+        What leaves a case without a score (`flags.NO_SCORE_FLAGS`) is an error instead of a flag.
 
     Returns
     -------
     CaseResult
-        Without tumour, or without a PNI model in the bundle, `score` is None and a flag says why.
+        Where a score would mean nothing (`flags.NO_SCORE_FLAGS`), `score` is None and a flag says why.
 
     Raises
     ------
     NeoNetError
-        As `cut_patch` and the bundle's loading do; ``EMPTY_TUMOUR`` and ``NO_PNI_MODEL`` only with `need_score`.
+        As `cut_patch` and the bundle's loading do; ``EMPTY_TUMOUR``, ``NO_LIVER``, ``NO_PNI_MODEL`` and
+        ``WRONG_MODALITY`` only with `need_score`.
     """
     from neonet_core.training.device import choose_device
 
@@ -300,7 +303,7 @@ def predict_case(image: Volume, *, label_map: Volume | None = None, bundle: str 
         source = f"NeoSeg of bundle {segmenting.name}"
     with _timed(seconds, "measure"):
         measurements = measure(label_map)
-    patch: TumourPatch | None = None
+    patches: list[TumourPatch] = []
     score: Score | None = None
     settings = model.record.preset.crop
     if need_score and not model.can_classify():
@@ -308,15 +311,19 @@ def predict_case(image: Volume, *, label_map: Volume | None = None, bundle: str 
     if measurements.tumour_ml > 0 or need_score:  # cut_patch raises EMPTY_TUMOUR
         with _timed(seconds, "crop"):
             patches = _member_patches(model, image, label_map, settings, tumour_at, crop_center)
-            patch = patches[0]
-        if model.can_classify():
-            with _timed(seconds, "classify"):
-                score = classify_patches(model, patches, image, chosen, events)
+    patch = patches[0] if patches else None
     used = (model,) if label_map_given else (model, segmenting)
+    facts = comparable_facts(image, label_map)
     flags = case_flags(image, label_map, measurements, patch.crop if patch else None, model,
-                       demo=any(bundle.is_demo for bundle in used))
+                       demo=any(bundle.is_demo for bundle in used), facts=facts)
+    against = next((flag for flag in flags if flag.code in NO_SCORE_FLAGS), None)
+    if against is None:
+        with _timed(seconds, "classify"):
+            score = classify_patches(model, patches, image, chosen, events)
+    elif need_score:
+        raise NeoNetError(against.code, against.message, "Check the image and the label map.")
     return CaseResult(case, image, label_map, source, model, measurements, patch, score, flags,
-                      {name: round(value, 2) for name, value in seconds.items()})
+                      {name: round(value, 2) for name, value in seconds.items()}, facts)
 
 
 def _member_patches(bundle: Bundle, image: Volume, label_map: Volume, settings: CropSettings,

@@ -1,17 +1,20 @@
 """What every network sees: the canonical array, on the grid it works on, with intensities in [0, 1].
 
-Training and inference call the same functions, so that they cannot disagree.
+Training, inference and Slicer's preview of the crop call the same functions, so that they cannot disagree.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neonet_core.presets import Spacing
 from neonet_core.volume import Volume, normalise_intensity, resample_to_spacing, to_canonical
+
+if TYPE_CHECKING:  # presets need packages that Slicer does not have
+    from neonet_core.presets import Spacing
 
 
 @dataclass(frozen=True)

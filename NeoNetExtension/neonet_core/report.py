@@ -34,6 +34,7 @@ from neonet_core.figures import (
     window,
     with_spread,
 )
+from neonet_core.flags import NO_SCORE_FLAGS
 from neonet_core.pages import page_environment
 from neonet_core.pipeline import CaseResult, Score, TumourPatch
 from neonet_core.training.files import write_text
@@ -44,7 +45,6 @@ TILT_TO_MENTION = 5.0
 LITTLE_ATTENTION = 0.05
 """A range of attention weights below this is called next to none: the map's colours are stretched to its range."""
 LONG_LIST = 10
-NO_SCORE_FLAGS = ("NO_TUMOUR", "NO_PNI_MODEL")
 
 PROTOCOLS = {
     "rigorous": "each fold stopped training on an inner part of its training cases; the held-out cases were "
@@ -94,9 +94,9 @@ def _content(result: CaseResult) -> dict[str, Any]:
     return {
         "notice": RESEARCH_USE_ONLY, "demo": demo, "demo_warning": DEMO_WARNING, "case": result.case,
         "outcome": Outcome.of(record.outcome), "record": record, "hash": result.bundle.hash, "neonet": __version__,
-        "flags": result.flags, "key_facts": _key_facts(result),
+        "flags": result.flags, "key_facts": key_facts(result),
         "score": None if result.score is None else _score(result, result.score),
-        "no_score": _why_no_score(result), "planes": _planes(result, planes), "shares": plane_shares(planes),
+        "no_score": why_no_score(result), "planes": _planes(result, planes), "shares": plane_shares(planes),
         "tilt": _tilt(result.image), "seen": _what_is_seen(result, planes),
         "patch": None if result.patch is None else _patch(result, result.patch),
         "measurements": _measurements(result), "grid": _grid(result.image),
@@ -149,7 +149,8 @@ def _standing(result: CaseResult, score: Score, outcome: Outcome, cohort: str) -
     return f"Higher than {' and '.join(parts)}."
 
 
-def _why_no_score(result: CaseResult) -> list[str]:
+def why_no_score(result: CaseResult) -> list[str]:
+    """In words why a result has no score; empty where it has one."""
     if result.score is not None:
         return []
     return [flag.message for flag in result.flags if flag.code in NO_SCORE_FLAGS] or ["No score was made."]
@@ -210,7 +211,8 @@ def _tilt(image: Volume) -> str | None:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def _key_facts(result: CaseResult) -> str:
+def key_facts(result: CaseResult) -> str:
+    """Sizes of tumour and liver in one line."""
     measured = result.measurements
     if measured.tumour_ml == 0:
         return f"No tumour · liver {_millilitres(measured.liver_ml)}"

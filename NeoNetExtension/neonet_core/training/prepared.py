@@ -72,7 +72,8 @@ class PreparedCohort:
         return _path(self._folder, spacing, case.case_id, suffix)
 
     def _identity(self, case: Case) -> str:
-        return sha256_of_json({"files": self._identities[case.case_id], "labels": case.label_values})
+        series = {"series": case.extra["series"]} if case.extra.get("series") else {}
+        return sha256_of_json({"files": self._identities[case.case_id], "labels": case.label_values, **series})
 
     def _is_current(self, case: Case, spacing: Sequence[float] | None) -> bool:
         facts = self._path(case, spacing, ".json")

@@ -1,0 +1,1 @@
+"""`neonet batch`: a cohort through a bundle, unattended, with nothing lost and nothing done twice."""
