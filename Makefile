@@ -37,3 +37,7 @@ clean:
 .PHONY: picture
 picture: $(VENV)/.installed
 	$(BIN)/python Resources/make_pictures.py
+
+.PHONY: screenshots
+screenshots: $(VENV)/.installed-test
+	$(BIN)/python Resources/make_screenshots.py

@@ -101,7 +101,7 @@ class NeoNetClsWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         self.logic = NeoNetClsLogic()
         self.watch = results.InputWatch(self.onInputsEdited)
-        self.panel = JobPanel(self.ui.jobFrame.layout(), _("Score"), "canClassify")
+        self.panel = JobPanel(self.ui.jobFrame.layout(), _("Score"), "canClassify", self.ui.inputLayout)
         self.panel.onRun = self.onScore
         self.panel.onFinished = self.onScored
         self.panel.onChanged = self.onParametersModified
@@ -161,8 +161,9 @@ class NeoNetClsWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         parameters = self._parameterNode
         if parameters.inputVolume is None:
             parameters.inputVolume = self.logic.proposedVolume()
-        if parameters.segmentation is None:
-            parameters.segmentation = self.logic.proposedSegmentation(parameters.inputVolume)
+        current = segments.latest(parameters.segmentation) or self.logic.proposedSegmentation(parameters.inputVolume)
+        if current is not parameters.segmentation:
+            parameters.segmentation = current
 
     def setParameterNode(self, parameterNode):
         if self._parameterNode is not None:

@@ -1,11 +1,15 @@
 """NeoNet: one case from the MRI to the score in two clicks, many cases in one, and what this computer has for it."""
 
+import contextlib
 import html
+import logging
 import platform
 import shutil
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
+import ctk
 import numpy as np
 import qt
 import slicer
@@ -22,13 +26,14 @@ from slicer.util import VTKObservationMixin
 
 import neonet_core
 from neonet_core.tlcr import LIVER, TUMOUR
-from NeoNetLib import catalogue, dependencies, nodes, results
+from NeoNetLib import catalogue, dependencies, messages, nodes, results, segments
 from NeoNetLib.croppreview import cropBox, cropOptions
 from NeoNetLib.job import Job
 from NeoNetLib.jobpanel import AMBER, RED, JobPanel, demoWarning, researchUseOnly
 
 SAMPLES = "NeoNet"
 PHANTOM = "NeoNetPhantom"
+PHANTOM_CHECKSUM = "SHA256:b6d5cf7643e0de023c414283b19741461153a2c9f309986048324ae4effa4715"
 MRI_SAMPLE = ("https://raw.githubusercontent.com/wasserth/TotalSegmentator/v2.18.0/tests/reference_files/"
               "example_mr_sm.nii.gz")
 MRI_CHECKSUM = "SHA256:209b46efaff595dd54a9332872e17a722b62654bbb68dbd89acd5090701bbd4f"
@@ -55,8 +60,7 @@ class NeoNetExtension(ScriptedLoadableModule):
             "An implementation of the method of “NeoNet: An End-to-End 3D MRI-Based Deep Learning Framework for "
             "Non-Invasive Prediction of Perineural Invasion via Generation-Driven Classification”. Apache License 2.0."
         )
-        if not slicer.app.commandOptions().noMainWindow:
-            slicer.app.connect("startupCompleted()", registerSampleData)
+        slicer.app.connect("startupCompleted()", registerSampleData)
 
 
 def registerSampleData():
@@ -64,20 +68,13 @@ def registerSampleData():
     import SampleData
 
     icons = Path(__file__).parent / "Resources" / "Icons"
-    # a function in place of a download: the case is simulated here, the address is none
-    SampleData.SampleDataLogic.registerCustomSampleDataSource(
-        category=SAMPLES, sampleName=PHANTOM, uris="", fileNames="", nodeNames=_("Simulated case"),
-        thumbnailFileName=str(icons / "Phantom.png"), customDownloader=lambda source: simulateCase())
+    phantom = Path(__file__).resolve().parent / "Resources" / "SampleData" / f"{PHANTOM}.nii.gz"
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(  # its "download" is a copy of a file that lies here
+        category=SAMPLES, sampleName=PHANTOM, uris=phantom.as_uri(), fileNames=phantom.name,
+        nodeNames=_("Simulated case"), checksums=PHANTOM_CHECKSUM, thumbnailFileName=str(icons / "Phantom.png"))
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
         category=SAMPLES, sampleName="NeoNetAbdomenMRI", uris=MRI_SAMPLE, fileNames="example_mr_sm.nii.gz",
         nodeNames=_("Abdominal MRI"), checksums=MRI_CHECKSUM, thumbnailFileName=str(icons / "AbdomenMRI.png"))
-
-
-def simulateCase():
-    """What the button of the same name does; for the Sample Data module."""
-    slicer.util.selectModule("NeoNetExtension")
-    slicer.util.getModuleWidget("NeoNetExtension").onPhantom()
-    return []
 
 
 @parameterNodeWrapper
@@ -99,6 +96,7 @@ class NeoNetExtensionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._guiTag = None
         self._environmentJob = None
         self._report = None
+        self._collecting = False  # changes that end in one update
 
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
@@ -114,13 +112,13 @@ class NeoNetExtensionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.segmentPanel = self._panel(self.ui.segmentBox, _("Segment"), "canSegment", self.onSegment)
         self.segmentPanel.onFinished = self.onSegmented
         self.scorePanel = self._panel(self.ui.scoreFrame, _("Score"), "canClassify", self.onScore)
-        self.scorePanel.onFinished = lambda outcome, table: self.update()
+        self.scorePanel.onFinished = self.onScored
         self.batchPanel = self._panel(self.ui.batchFrame, _("Start"), "canClassify", self.onBatch)
         self.batchPanel.onFinished = self.onBatchFinished
-        for panel in self.panels:
-            panel.researchUseLabel.visible = False  # it stands once, above all
         self.ui.researchUseLabel.text = researchUseOnly()
-        self.watch = results.InputWatch(self.update)
+        self.ui.demoWarningLabel.text = demoWarning()
+        self.ui.demoWarningLabel.setStyleSheet(AMBER)
+        self.watch = results.InputWatch(self.onInputsEdited)
 
         for button, slot in (
             (self.ui.loadButton, slicer.util.openAddVolumeDialog), (self.ui.phantomButton, self.onPhantom),
@@ -135,16 +133,19 @@ class NeoNetExtensionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ):
             button.connect("clicked()", slot)
         for edit, name in self.pathEdits:
+            edit.filters = ctk.ctkPathLineEdit.Dirs  # else its button asks for a file; one can be typed all the same
             edit.connect("currentPathChanged(QString)", lambda path, name=name: self.onPathChosen(name, path))
         self.ui.environmentSection.connect("contentsCollapsed(bool)", self.onEnvironmentCollapsed)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
         self.ui.environmentBar.visible = self.ui.environmentMessage.visible = False
-        self.ui.openReportButton.visible = False
+        self.ui.openReportButton.enabled = False
         self.initializeParameterNode()
 
     def _panel(self, box, text, ability, onRun):
-        panel = JobPanel(box.layout(), text, ability)
+        """A step's job. What stands above all is left out: "Research use only" and the demonstration's warning."""
+        panel = JobPanel(box.layout(), text, ability, brief=True)
         panel.onRun, panel.onChanged = onRun, self.update
         return panel
 
@@ -167,9 +168,10 @@ class NeoNetExtensionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.removeObservers()
 
     def enter(self):
-        for panel in self.panels:
-            panel.refresh()
-        self.initializeParameterNode()
+        with self._oneUpdate():
+            for panel in self.panels:
+                panel.refresh()
+            self.initializeParameterNode()
 
     def exit(self):
         pass  # a job goes on while the user looks at other modules
@@ -183,11 +185,23 @@ class NeoNetExtensionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parent.isEntered:
             self.initializeParameterNode()
 
+    def onSceneEndImport(self, caller, event):
+        if self.parent.isEntered:
+            self.initializeParameterNode()  # the parameters came before the nodes that they refer to
+
     def initializeParameterNode(self):
         """Take up the scene's parameters; without a chosen MRI, the one that is shown."""
-        self.setParameterNode(self.logic.getParameterNode())
-        if self._parameterNode.inputVolume is None:
-            self._parameterNode.inputVolume = self.logic.step("NeoNetSeg").shownVolume()
+        with self._oneUpdate():
+            self.setParameterNode(self.logic.getParameterNode())
+            if self._parameterNode.inputVolume is None:
+                self._parameterNode.inputVolume = self.logic.step("NeoNetSeg").shownVolume()
+            volume, parameters = self._parameterNode.inputVolume, self._clsParameters
+            current = segments.latest(parameters.segmentation)
+            if volume is not None and current is None:
+                current = self.logic.step("NeoNetCls").proposedSegmentation(volume)
+            if current is not parameters.segmentation:  # one of NeoNetSeg, or of another source
+                parameters.segmentation = current
+                self.logic.chooseSegments(parameters)
 
     def setParameterNode(self, parameterNode):
         """The steps' choices are those of their own modules, so that both show the same."""
@@ -224,9 +238,24 @@ class NeoNetExtensionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._parameterNode is not None and getattr(self._parameterNode, name) != path:
             setattr(self._parameterNode, name, path)
 
+    def onInputsEdited(self):
+        """Voxels, segments or the crop may have changed. Elsewhere in Slicer nothing is compared: `enter` does it."""
+        if self.parent.isEntered:
+            self.update()
+
+    @contextlib.contextmanager
+    def _oneUpdate(self):
+        """Comparing a score's inputs reads all voxels: once, whatever changes here."""
+        outer, self._collecting = self._collecting, True
+        try:
+            yield
+        finally:
+            self._collecting = outer
+        self.update()
+
     def update(self, caller=None, event=None):
         """Say what can be done, what is missing, and what there is."""
-        if self._parameterNode is None:
+        if self._parameterNode is None or self._collecting:
             return
         volume, segmentation = self._parameterNode.inputVolume, self._clsParameters.segmentation
         if segmentation is not None and not self.logic.step("NeoNetCls").belong(segmentation, volume):
@@ -235,6 +264,7 @@ class NeoNetExtensionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.scorePanel.setProblem("" if segmentation and self._clsParameters.tumourSegment
                                    else _("Segment liver and tumour first."))
         self.batchPanel.setProblem(self.batchProblem())
+        self.ui.demoWarningLabel.visible = any(panel.bundle and panel.bundle.isDemo for panel in self.panels)
         self.ui.reviewBox.enabled = segmentation is not None
         self.ui.reviewLabel.text = (
             self.logic.sizes(volume, segmentation, self._clsParameters) if segmentation else
@@ -251,7 +281,7 @@ class NeoNetExtensionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         stale = results.staleMessage(run.inputs, self.logic.inputs(self._clsParameters, self.scorePanel.bundle))
         lines = [*([demoWarning()] if run.isDemo else []), *([stale] if stale else []), *results.warnings(run)]
-        doubts = "".join(f"<p style='{AMBER}'>{html.escape(text)}</p>" for text in lines)
+        doubts = "".join(_amberBox(text) for text in lines)
         self.ui.resultLabel.text = doubts + results.scoreHtml(run, bool(stale))
         self.ui.chartLabel.text = results.chartHtml(run, bool(stale)) if run.probability is not None else ""
         self.scorePanel.runButton.text = _("Score again") if stale else _("Score")
@@ -259,7 +289,8 @@ class NeoNetExtensionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     # --- one case ------------------------------------------------------------------------------------------------
 
     def onPhantom(self):
-        self.segmentPanel.run(lambda **callbacks: self.logic.simulate(**callbacks))
+        if not self.segmentPanel.running and dependencies.ensure(slicer.util.mainWindow()):
+            self.segmentPanel.run(lambda **callbacks: self.logic.simulate(**callbacks))
 
     def onSegment(self):
         volume, bundle, device = self._parameterNode.inputVolume, self.segmentPanel.bundle, self.segmentPanel.device
@@ -272,10 +303,10 @@ class NeoNetExtensionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         if node.IsA("vtkMRMLSegmentationNode"):
             for parameters in (self._segParameters, self._clsParameters):
-                if parameters.segmentation is not None:
-                    parameters.segmentation.SetDisplayVisibility(False)
+                segments.replace(parameters.segmentation, node)
                 parameters.segmentation = node
                 self.logic.chooseSegments(parameters)
+            nodes.showPlace(node.GetSegmentCenterRAS(self._clsParameters.tumourSegment))
             if "NO_TUMOUR" in (node.GetAttribute("NeoNet.Flags") or ""):
                 self.segmentPanel.setMessage(_("No tumour was found. If you see one, draw it: Correct it…"), AMBER)
         else:
@@ -293,6 +324,13 @@ class NeoNetExtensionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             parameters.inputVolume, parameters.segmentation, parameters.liverSegment, parameters.tumourSegment, bundle,
             cropOptions(parameters.inputVolume, parameters.segmentation), device, **callbacks))
 
+    def onScored(self, outcome, table):
+        if table is not None and self._parameterNode is not None:
+            cls, parameters = self.logic.step("NeoNetCls"), self._clsParameters
+            cls.showAttention(table, parameters.attentionVisible, parameters.attentionOpacity)
+            cls.jumpToCrop(table)
+        self.update()
+
     # --- many cases ----------------------------------------------------------------------------------------------
 
     def batchProblem(self):
@@ -307,16 +345,17 @@ class NeoNetExtensionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onBatch(self):
         parameters, bundle, device = self._parameterNode, self.batchPanel.bundle, self.batchPanel.device
-        self.ui.openReportButton.visible = False
+        self.ui.openReportButton.enabled = False
         self.batchPanel.run(lambda **callbacks: self.logic.batch(
             parameters.batchInput, parameters.batchOutput, bundle, device, **callbacks))
 
     def onBatchFinished(self, outcome, report):
         self._report = report
-        self.ui.openReportButton.visible = report is not None
-        if outcome.ok and outcome.result.get("failed"):
-            self.batchPanel.setMessage(
-                _("Done. Cases that failed: {count}; the report says why.").format(count=outcome.result["failed"]), AMBER)
+        self.ui.openReportButton.enabled = report is not None
+        failed = outcome.result.get("failed")
+        if outcome.ok and failed:
+            self.batchPanel.setMessage(_("Done. Cases that failed: {count}; the report says why.").format(count=failed),
+                                       AMBER)
         elif outcome.cancelled:
             self.batchPanel.setMessage(_("Stopped. Start it again with the same folders to go on."))
 
@@ -406,9 +445,7 @@ class NeoNetExtensionLogic(ScriptedLoadableModuleLogic):
     @staticmethod
     def chooseSegments(parameters):
         """Choose the liver and the tumour of a new segmentation."""
-        from NeoNetLib.segments import findSegments
-
-        parameters.liverSegment, parameters.tumourSegment = findSegments(parameters.segmentation)
+        parameters.liverSegment, parameters.tumourSegment = segments.findSegments(parameters.segmentation)
 
     @staticmethod
     def sizes(volumeNode, segmentationNode, parameters):
@@ -433,9 +470,13 @@ class NeoNetExtensionLogic(ScriptedLoadableModuleLogic):
         def finish(outcome):
             volume = None
             if outcome.ok:
-                image = next((job.folder / "phantom" / "images").glob("*.nii.gz"))
-                volume = slicer.util.loadVolume(str(image), {"name": _("Simulated case"), "singleFile": True})
-                volume.GetStorageNode().SetFileName("")  # the file goes with the job
+                try:
+                    image = next((job.folder / "phantom" / "images").glob("*.nii.gz"))
+                    volume = slicer.util.loadVolume(str(image), {"name": _("Simulated case"), "singleFile": True})
+                    slicer.mrmlScene.RemoveNode(volume.GetStorageNode())  # the file goes with the job
+                except Exception as error:
+                    logging.exception("NeoNet: the simulated case could not be loaded")
+                    outcome = replace(outcome, ok=False, details=str(error), message=messages.explain("INTERNAL"))
             job.close()
             if onFinished:
                 onFinished(outcome, volume)
@@ -481,6 +522,12 @@ class NeoNetExtensionLogic(ScriptedLoadableModuleLogic):
         text = _("Computing works on {device}, with {memory:.1f} GB of memory free.").format(
             device=result["device_name"], memory=result["free_memory_gb"])
         return f"{text} {result['reason']}".strip() if result["fell_back"] else text
+
+
+def _amberBox(text):
+    """A warning inside rich text, which knows colours and paddings of tables alone."""
+    cell = f"<td bgcolor='#ffe08a'><font color='#3a2e00'>{html.escape(text)}</font></td>"
+    return f"<table width='100%' cellspacing='2' cellpadding='5'><tr>{cell}</tr></table>"
 
 
 def _version(name):

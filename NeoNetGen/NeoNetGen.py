@@ -103,7 +103,7 @@ class NeoNetGenWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         self.logic = NeoNetGenLogic()
         self.sideBySide = SideBySide()
-        self.panel = JobPanel(self.ui.jobFrame.layout(), _("Generate"), "canGenerate")
+        self.panel = JobPanel(self.ui.jobFrame.layout(), _("Generate"), "canGenerate", self.ui.settingsLayout)
         self.panel.onRun = self.onGenerate
         self.panel.onFinished = self.onGenerated
         self.panel.onChanged = self.onModelChanged
@@ -166,9 +166,12 @@ class NeoNetGenWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Take up the scene's parameters; without a chosen segmentation, the only one there is, with its MRI."""
         self.setParameterNode(self.logic.getParameterNode())
         parameters = self._parameterNode
-        if parameters.segmentation is None:
+        current = segments.latest(parameters.segmentation)
+        if current is None:
             segmentations = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
-            parameters.segmentation = segmentations[0] if len(segmentations) == 1 else None
+            current = segmentations[0] if len(segmentations) == 1 else None
+        if current is not parameters.segmentation:
+            parameters.segmentation = current
 
     def setParameterNode(self, parameterNode):
         if self._parameterNode is not None:

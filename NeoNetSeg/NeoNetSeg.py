@@ -96,6 +96,7 @@ class NeoNetSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.correctButton.connect("clicked()", self.onCorrect)
         self.ui.previewButton.connect("clicked()", self.onPreviewClicked)
         self.ui.followButton.connect("clicked()", self.onFollow)
+        self.ui.cropLayerCombo.connect("currentIndexChanged(int)", self.onCropLayerChosen)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport)
@@ -172,10 +173,9 @@ class NeoNetSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         if self._parameterNode.inputVolume != self._segmented:
             return  # the user has gone on to another MRI; the result lies beside its own
-        if self._parameterNode.segmentation is not None:
-            self._parameterNode.segmentation.SetDisplayVisibility(False)  # else both lie on top of each other
+        segments.replace(self._parameterNode.segmentation, segmentationNode)
         self._parameterNode.segmentation = segmentationNode
-        showPlace(segmentationNode.GetSegmentCenterRAS(self._parameterNode.tumourSegment))
+        nodes.showPlace(segmentationNode.GetSegmentCenterRAS(self._parameterNode.tumourSegment))
         if "NO_TUMOUR" in (segmentationNode.GetAttribute("NeoNet.Flags") or ""):
             self.panel.setMessage(_("No tumour was found. If you see one, draw it in Segment Editor."), AMBER)
 
@@ -191,11 +191,17 @@ class NeoNetSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onPreviewClicked(self):
         if self.preview is not None and not self.preview.problem:
-            showPlace(nodes.localToWorld(self.preview.volumeNode, self.preview.roiNode.GetCenter()))
+            nodes.showPlace(nodes.localToWorld(self.preview.volumeNode, self.preview.roiNode.GetCenter()))
 
     def onFollow(self):
         with slicer.util.tryWithErrorDisplay(_("The crop cannot be shown.")):
             self.preview.follow()
+
+    def onCropLayerChosen(self, index):
+        """Lay T1 or T2 over the MRI in all slice views, or take them away."""
+        if self.preview is not None:
+            shown = (None, self.preview.t1Node, self.preview.t2Node)[index]
+            slicer.util.setSliceViewerLayers(background=self.preview.volumeNode, foreground=shown, foregroundOpacity=1)
 
     def updatePreview(self):
         """Show the crop of what is chosen, if it is to be shown, and say what it holds or what is missing."""
@@ -217,6 +223,8 @@ class NeoNetSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             if wanted is not None:
                 self.preview, self._previewed = CropPreview(*wanted), wanted
                 self.preview.onChanged = self.showPreviewState
+                if self.ui.cropLayerCombo.currentIndex > 0:  # of the preview before: its volumes are gone
+                    self.onCropLayerChosen(self.ui.cropLayerCombo.currentIndex)
         self.showPreviewState()
 
     def releasePreview(self):
@@ -227,20 +235,12 @@ class NeoNetSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def showPreviewState(self):
         preview = self.preview
-        self.ui.cropLabel.visible = self.ui.followButton.visible = preview is not None
+        for shown in (self.ui.cropLabel, self.ui.followButton, self.ui.cropLayerLabel, self.ui.cropLayerCombo):
+            shown.visible = preview is not None
         if preview is not None:
             self.ui.cropLabel.text = preview.summary
             self.ui.cropLabel.setStyleSheet(RED if preview.problem else AMBER if preview.coverage < 1 else "")
             self.ui.followButton.enabled = preview.center is not None
-
-
-def showPlace(pointRAS):
-    """Bring a place (R, A, S of the world, or None) into the slice views, and all that there is into the 3D views."""
-    if pointRAS is not None:
-        slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *pointRAS)
-    layout = slicer.app.layoutManager()
-    for index in range(layout.threeDViewCount):
-        layout.threeDWidget(index).threeDView().resetFocalPoint()
 
 
 def cropFacts(bundle):
@@ -376,6 +376,12 @@ class NeoNetSegTest(ScriptedLoadableModuleTest):
         assert widget.ui.cropLabel.text.startswith("The crop holds") and not widget.ui.followButton.enabled
         widget.ui.previewButton.checked = False
         assert slicer.mrmlScene.GetNumberOfNodes() == before
+        widget.ui.previewButton.checked = True
+        for index, shown in ((1, widget.preview.t1Node), (2, widget.preview.t2Node), (0, None)):
+            widget.ui.cropLayerCombo.currentIndex = index
+            for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+                assert composite.GetForegroundVolumeID() == (shown.GetID() if shown else None)
+                assert composite.GetBackgroundVolumeID() == volume.GetID()
 
     def test_correct(self):
         """Segment Editor opens with this segmentation on this volume."""

@@ -190,7 +190,7 @@ class Job:
 
     def _onProcessFinished(self, exitCode, exitStatus):
         if self._ended:  # long after Cancel
-            self._release()
+            qt.QTimer.singleShot(0, self._release)  # not inside a signal of the process that is then deleted
         else:
             self._exit = int(exitCode), int(exitStatus) != 0
             self._concludeSoon()

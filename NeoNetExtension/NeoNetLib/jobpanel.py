@@ -17,6 +17,7 @@ from NeoNetLib import catalogue, dependencies
 AMBER = "background: #ffe08a; color: #3a2e00; padding: 4px; border-radius: 3px;"  # dark on light: good in both themes
 RED = "background: #f8d7da; color: #58151c; padding: 4px; border-radius: 3px;"
 LOG_LINES = 1000
+DOUBLE_CLICK_MS = 500  # Qt's own figure is a property of the application that PythonQt does not offer on the class
 
 
 def researchUseOnly():
@@ -128,9 +129,11 @@ class JobPanel(VTKObservationMixin):
     form : QFormLayout, optional
         Of the module: the choices are added to it, so that they stand in one column with the module's own. By default
         they are in the box.
+    brief : bool
+        Leave out what stands elsewhere in the panel: the model's card, its warning and "Research use only".
     """
 
-    def __init__(self, layout, runText, ability, form=None):
+    def __init__(self, layout, runText, ability, form=None, brief=False):
         VTKObservationMixin.__init__(self)
         self.onRun = self.onChanged = lambda: None
         self.onFinished = lambda outcome, *results: None
@@ -139,6 +142,7 @@ class JobPanel(VTKObservationMixin):
         self._starting = False
         self._problem = ""
         self._progressText = ""
+        self._brief = brief
         self._build(layout, runText, form)
         self._models = BundleCombo(self.bundleCombo, ability, self._onBundleChosen)
         self._update()
@@ -192,6 +196,8 @@ class JobPanel(VTKObservationMixin):
 
     def setProblem(self, text):
         """What keeps the job from being started, as a sentence; "" if nothing does."""
+        if text and text != self._problem and not self._messageStyle:
+            self._message = ""  # how the last job ended well says nothing of what is wrong now
         self._problem = text
         self._update()
 
@@ -231,7 +237,7 @@ class JobPanel(VTKObservationMixin):
             self._showProgress(_("Starting…"))
             self._update()
             self.cancelButton.enabled = False
-            self._doubleClick.start(qt.QApplication.doubleClickInterval())
+            self._doubleClick.start(DOUBLE_CLICK_MS)
         return job
 
     def cancel(self):
@@ -349,11 +355,12 @@ class JobPanel(VTKObservationMixin):
 
     def _update(self):
         bundle = self.bundle
-        self.demoLabel.visible = bundle is not None and bundle.isDemo
-        self.cardLabel.visible = bundle is not None
+        self.demoLabel.visible = bundle is not None and bundle.isDemo and not self._brief
+        self.cardLabel.visible = bundle is not None and not self._brief
+        self.researchUseLabel.visible = not self._brief
         if bundle is not None:
             self.cardLabel.text = " ".join(filter(None, map(bundle.card.get, ("training_data", "limits"))))
-            self.cardLabel.toolTip = cardAsHtml(bundle)
+            self.cardLabel.toolTip = self.bundleCombo.toolTip = cardAsHtml(bundle)
         problem = self._models.problem or self._problem
         for widget in (self.bundleCombo, self.addBundleButton, self.deviceCombo):
             widget.enabled = not self.running

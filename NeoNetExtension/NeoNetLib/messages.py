@@ -73,8 +73,8 @@ def _sentences():
     return {
         "BAD_LABELS": _("The label map holds values that NeoNet does not know; choose the liver and the tumour segment "
                         "of a segmentation instead."),
-        "BROKEN_PACKAGES": _("A Python package of NeoNet is damaged or does not fit this computer; press 'Install "
-                             "packages' in the module NeoNet, then restart Slicer."),
+        "BROKEN_PACKAGES": _("A Python package of NeoNet is damaged or does not fit this computer; click “Install "
+                             "packages…” under “Environment” in the module NeoNet, then restart Slicer."),
         "BUNDLE_DAMAGED": _("The model's files are damaged or incomplete; copy or import the model again, or choose "
                             "another one."),
         "BUNDLE_TOO_NEW": _("The model was made by a later version of NeoNet; update the extension in the Extensions "
@@ -87,7 +87,7 @@ def _sentences():
         "EMPTY_TUMOUR": _("The tumour segment is empty; draw the tumour in the Segment Editor, or choose another "
                           "segment."),
         "GPU_OUT_OF_MEMORY": _("The graphics card has not enough free memory; close other programs that use it, or "
-                               "choose the device 'cpu', and run it again."),
+                               "choose “Processor (CPU)” under “Compute on”, and run it again."),
         "GRID_MISMATCH": _("The segmentation does not lie on the volume's grid; choose the volume that it was drawn "
                            "on."),
         "INTERNAL": _("NeoNet failed by a fault of its own; run it again, and send us the details if it happens "
@@ -95,14 +95,14 @@ def _sentences():
         "INTERRUPTED": _("The computation was stopped from outside; run it again."),
         "KILLED": _("The system ended the computation, most likely because memory ran out; close other programs and "
                     "large scenes, and run it again."),
-        "MISSING_PACKAGES": _("Python packages that NeoNet needs are not installed; press 'Install packages' in the "
-                              "module NeoNet, and run it again."),
-        "MISSING_PACKAGE": _("A Python package that this needs is not installed; press 'Install packages' in the "
-                             "module NeoNet, and run it again."),
+        "MISSING_PACKAGES": _("Python packages that NeoNet needs are not installed; click “Install packages…” under "
+                              "“Environment” in the module NeoNet, and run it again."),
+        "MISSING_PACKAGE": _("A Python package that this needs is not installed; click “Install packages…” under "
+                             "“Environment” in the module NeoNet, and run it again."),
         "NOT_STARTED": _("The computation could not be started; restart Slicer, and install it again if that does not "
                          "help."),
-        "NO_DEVICE": _("The chosen device is not available on this computer; choose 'auto' or 'cpu', and run it "
-                       "again."),
+        "NO_DEVICE": _("The chosen device is not available on this computer; choose “Automatic” or “Processor (CPU)” "
+                       "under “Compute on”, and run it again."),
         "NO_GENERATOR": _("This model cannot generate images; choose a model with NeoGen."),
         "NO_PERMISSION": _("NeoNet may not write where it has to; choose another temporary folder in Slicer's "
                            "settings, and run it again."),
@@ -113,10 +113,9 @@ def _sentences():
         "NOT_FINITE": _("The image holds values that are no numbers; export it again, or choose another volume."),
         "NOT_WRITABLE": _("NeoNet may not write where it has to; choose another temporary folder in Slicer's "
                           "settings, and run it again."),
-        "OUT_OF_MEMORY": _("There is not enough memory for this; close other programs and large scenes, or choose the "
-                           "device 'cpu' where a graphics card was used, and run it again."),
-        "UNKNOWN_BUNDLE": _("The model is not there any more; choose another one, or import it again in the module "
-                            "NeoNet."),
+        "OUT_OF_MEMORY": _("There is not enough memory for this; close other programs and large scenes, or choose "
+                           "“Processor (CPU)” under “Compute on” where a graphics card was used, and run it again."),
+        "UNKNOWN_BUNDLE": _("The model is not there any more; choose another one, or add its folder with “Add…”."),
         "USAGE": _("NeoNet failed by a fault of its own; update the extension, and send us the details if it happens "
                    "again."),
     }

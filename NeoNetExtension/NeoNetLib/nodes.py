@@ -313,6 +313,18 @@ def _isLinear(source, target):
     return bool(source.IsTransformToNodeLinear(target))
 
 
+# --- views ------------------------------------------------------------------------------------------------------------
+
+
+def showPlace(pointRAS):
+    """Bring a place (R, A, S of the world, or None) into the slice views, and all that there is into the 3D views."""
+    if pointRAS is not None:
+        slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *pointRAS)
+    layout = slicer.app.layoutManager()  # None without a main window
+    for index in range(layout.threeDViewCount if layout is not None else 0):
+        layout.threeDWidget(index).threeDView().resetFocalPoint()
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 

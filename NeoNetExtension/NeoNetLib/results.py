@@ -309,7 +309,7 @@ class InputWatch(VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self._watched = ()
         self._timer = qt.QTimer()
-        self._timer.singleShot = True
+        self._timer.setSingleShot(True)
         self._timer.setInterval(SETTLING_MS)
         self._timer.connect("timeout()", onChanged)
 

@@ -52,6 +52,7 @@ TUMOUR_WORDS = frozenset((
     "cancer", "carcinoma", "cholangiocarcinoma", "icc", "icca", "cca", "hcc", "metastasis", "metastases",
 ))
 LIVER_WORDS = frozenset(("liver", "hepar"))
+REPLACED_BY = "NeoNet.ReplacedBy"  # role of the reference from a segmentation to the one made in its place
 WORDS_BESIDE_LIVER = frozenset(("whole", "entire", "mask", "label", "seg", "segmentation", "parenchyma", "nii",
                                 "nrrd", "gz"))
 
@@ -90,6 +91,26 @@ def findSegments(segmentationNode):
                       lambda segment: _isTumourByCode(segment) and _codes(segment)[2] == LIVER_CODE,
                       _isTumourByCode, _isTumourByName)
     return liverId, tumourId
+
+
+def replace(old, new):
+    """Hide a segmentation, which may be None, in whose place another one was made; who used it can follow."""
+    if old is None or old is new:
+        return
+    old.SetDisplayVisibility(False)  # else both lie on top of each other
+    volume = old.GetReferenceImageGeometryReferenceRole()
+    if old.GetNodeReferenceID(volume) == new.GetNodeReferenceID(volume):  # that of another MRI keeps its place there
+        old.SetNodeReferenceID(REPLACED_BY, new.GetID())
+
+
+def latest(segmentationNode):
+    """What was made in place of a segmentation (or None), unless the user shows that one again; else itself."""
+    while segmentationNode is not None and not segmentationNode.GetDisplayVisibility():
+        newer = segmentationNode.GetNodeReference(REPLACED_BY)
+        if newer is None:
+            break
+        segmentationNode = newer
+    return segmentationNode
 
 
 def _first(segments, *tests):

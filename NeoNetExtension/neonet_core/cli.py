@@ -235,6 +235,8 @@ def _parser() -> argparse.ArgumentParser:
                        "shared out)")
     batch.add_argument("--limit", type=_positive, metavar="N", help="run at most so many cases now")
     batch.add_argument("--retry-failed", action="store_true", help="run cases again that have failed before")
+    batch.add_argument("--segment-all", action="store_true", help="leave out the manifest's label maps: the bundle "
+                       "segments every image")
     batch.add_argument("--keep-names", action="store_true", help="write names.csv: which file each pseudonym stands "
                        "for")
     batch.add_argument("--dry-run", action="store_true", help="print what would be run and the disk that it needs; "
@@ -483,7 +485,8 @@ def _batch(options: argparse.Namespace, events: Events) -> int | None:
 
     if options.dry_run:
         plan = plan_batch(options.cases, options.out, bundle=options.bundle, seg_bundle=options.seg_bundle,
-                          limit=options.limit, retry_failed=options.retry_failed, events=events)
+                          limit=options.limit, retry_failed=options.retry_failed, segment_all=options.segment_all,
+                          events=events)
         events.log(table(plan, options.out))
         events.result(cases=len(plan.cases), done=plan.done, failed=plan.failed, to_run=len(plan.todo),
                       bytes_needed=len(plan.todo) * plan.case_bytes,
@@ -491,8 +494,8 @@ def _batch(options: argparse.Namespace, events: Events) -> int | None:
         return None
     summary = run_batch(options.cases, options.out, bundle=options.bundle, seg_bundle=options.seg_bundle,
                         engine=options.engine, workers=options.workers, threads=options.threads, limit=options.limit,
-                        retry_failed=options.retry_failed, keep_names=options.keep_names, device=options.device,
-                        events=events)
+                        retry_failed=options.retry_failed, segment_all=options.segment_all,
+                        keep_names=options.keep_names, device=options.device, events=events)
     events.result(results=summary.results, report=summary.report, done=summary.done, failed=summary.failed,
                   left=summary.left, notice=summary.notice, flags=summary.flags if options.json else
                   [f"{flag} {count}" for flag, count in summary.flags.items()])

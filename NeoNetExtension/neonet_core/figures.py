@@ -20,6 +20,7 @@ from neonet_core.volume import Volume, resample_like, to_canonical
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.path import Path
     from PIL.Image import Image as PilImage
 
     from neonet_core.pipeline import CaseResult, TumourPatch
@@ -36,6 +37,8 @@ TOP_ROW = 0.88  # height of the lines in the score's chart, of the axes
 
 PLANE_PIXELS, TILE_PIXELS = 560, 330  # longer side
 MOST_BYTES_A_PIXEL = 0.65  # three planes and five pairs of tiles, in base64, then stay below 1.8 MB whatever they show
+FAST, THOROUGH = 3, 6  # zlib's levels: the first takes 0.4 of the time, for 2 % (a case's figure) to 16 % more bytes
+HOPELESS = 1.25  # a fast encoding above the limit by more than this: the thorough one would not get below it either
 DPI = 100
 
 
@@ -83,7 +86,39 @@ class Slice:
         return f"{self.plane}, {'RAS'[PLANES[self.plane][0]]} {'−' if position < 0 else ''}{abs(position)} mm"
 
 
+@dataclass(frozen=True, eq=False)
+class Views:
+    """What the pictures of a case show.
+
+    Attributes
+    ----------
+    planes : tuple of Slice
+        See `orthogonal_slices`.
+    limits : (float, float)
+        Intensities that `planes` show black and white.
+    tiles : tuple of Slice
+        See `patch_slices`; none without a patch.
+    weights : (float, float) or None
+        See `attention_range`; None without a score.
+    """
+
+    planes: tuple[Slice, ...]
+    limits: tuple[float, float]
+    tiles: tuple[Slice, ...]
+    weights: tuple[float, float] | None
+
+
 # --- slices -----------------------------------------------------------------------------------------------------------
+
+
+def cut_views(result: CaseResult) -> Views:
+    """Cut what the pictures of a case show; `CaseResult.views` keeps it for all of them."""
+    patch, attention = result.patch, None if result.score is None else result.score.attention
+    return Views(
+        orthogonal_slices(result.image, result.label_map, patch),
+        window(result.image) if patch is None else patch.intensity_range,  # the same, known already: 0.03 s
+        () if patch is None else patch_slices(patch, attention),
+        None if attention is None else attention_range(attention))
 
 
 def orthogonal_slices(image: Volume, label_map: Volume, patch: TumourPatch | None) -> tuple[Slice, ...]:
@@ -105,8 +140,8 @@ def orthogonal_slices(image: Volume, label_map: Volume, patch: TumourPatch | Non
     box = None if patch is None else _crop_box(patch, grid)
     center = _center(labels, box)
     at_center = grid.affine @ [*center, 1.0]
-    return tuple(_slice(plane, grid.array, labels > 0, labels == 2, center[axis], grid.spacing,
-                        float(at_center[axis]), box) for plane, (axis, _) in PLANES.items())
+    return tuple(_slice(plane, grid.array, labels, center[axis], grid.spacing, float(at_center[axis]), box)
+                 for plane, (axis, _) in PLANES.items())
 
 
 def patch_slices(patch: TumourPatch, attention: Volume | None = None, count: int = 5) -> tuple[Slice, ...]:
@@ -128,8 +163,8 @@ def patch_slices(patch: TumourPatch, attention: Volume | None = None, count: int
     slices = []
     for index in wanted.tolist():
         position = float((patch.image.affine @ [*((np.array(patch.image.shape[:2]) - 1) / 2), index, 1.0])[2])
-        slices.append(_slice("axial", patch.image.array, patch.masks[0] > 0, patch.masks[1] > 0, index,
-                             patch.image.spacing, position, None, weights))
+        slices.append(_slice("axial", patch.image.array, patch.masks[0] + patch.masks[1], index, patch.image.spacing,
+                             position, None, weights))
     return tuple(slices)
 
 
@@ -152,15 +187,14 @@ def tilt_degrees(image: Volume) -> float:
     return float(np.degrees(np.arccos(np.clip(cosines, -1, 1))).max())
 
 
-def _slice(plane: str, image: np.ndarray, liver: np.ndarray, tumour: np.ndarray, index: int,
-           spacing: Sequence[float], position_mm: float, box: np.ndarray | None,
-           attention: np.ndarray | None = None) -> Slice:
+def _slice(plane: str, image: np.ndarray, labels: np.ndarray, index: int, spacing: Sequence[float],
+           position_mm: float, box: np.ndarray | None, attention: np.ndarray | None = None) -> Slice:
     axis = PLANES[plane][0]
     across, up = (other for other in range(3) if other != axis)
 
     def shown(array: np.ndarray) -> np.ndarray:
         # What remains runs towards (R or A, A or S); the screen runs towards (L or P, P or I).
-        return np.ascontiguousarray(np.take(array, index, axis)[::-1, ::-1].T)
+        return np.ascontiguousarray(array[(slice(None),) * axis + (index,)][::-1, ::-1].T)
 
     box_mm = None
     if box is not None:
@@ -168,7 +202,8 @@ def _slice(plane: str, image: np.ndarray, liver: np.ndarray, tumour: np.ndarray,
         limits = [np.clip(end, 0, image.shape[k] * spacing[k]) for end, k in zip(ends, (across, up), strict=True)]
         left, right, top, bottom = np.concatenate(limits).tolist()
         box_mm = (left, right, top, bottom)
-    return Slice(plane, position_mm, shown(image), shown(liver), shown(tumour), (spacing[across], spacing[up]), box_mm,
+    label = shown(labels)
+    return Slice(plane, position_mm, shown(image), label > 0, label == 2, (spacing[across], spacing[up]), box_mm,
                  None if attention is None else shown(attention))
 
 
@@ -226,22 +261,20 @@ def draw_slice(axes: Axes, shown: Slice, limits: tuple[float, float], weights: t
     letters, line : float
         Font size and width of the contours, in points.
     """
+    from matplotlib.collections import PathCollection
     from matplotlib.patheffects import AbstractPathEffect, withStroke
 
     width, height = shown.size_mm
-    extent = (0.0, width, height, 0.0)
     halo: list[AbstractPathEffect] = [withStroke(linewidth=line + 1.2, foreground="black", alpha=0.6)]
     axes.set_facecolor("black")
-    axes.imshow(shown.image, cmap="gray", vmin=limits[0], vmax=limits[1], extent=extent, interpolation="bilinear")
-    if weights is not None and shown.attention is not None:
-        axes.imshow(attention_colours(shown.attention, weights), extent=extent, interpolation="bilinear")
-    columns = (np.arange(-1, shown.image.shape[1] + 1) + 0.5) * shown.pixel_mm[0]
-    rows = (np.arange(-1, shown.image.shape[0] + 1) + 0.5) * shown.pixel_mm[1]
+    axes.imshow(shown.image, cmap="gray", vmin=limits[0], vmax=limits[1], extent=(0, width, height, 0),
+                interpolation="bilinear")
+    if weights is not None:
+        lay_attention_over(axes, shown, weights)
     for mask, colour in ((shown.liver, LIVER), (shown.tumour, TUMOUR)):
-        if mask.any() and not mask.all():  # "edge": what goes on beyond the picture has no border there
-            lines = axes.contour(columns, rows, np.pad(mask, 1, mode="edge").astype(float), levels=[0.5],
-                                 colors=[colour], linewidths=line)
-            lines.set_path_effects(halo)
+        if mask.any() and not mask.all():
+            axes.add_collection(PathCollection([_border(mask, shown.pixel_mm)], facecolors="none", edgecolors=colour,
+                                               linewidths=line, path_effects=halo, zorder=2), autolim=False)
     if shown.box_mm is not None:
         left, right, top, bottom = shown.box_mm
         axes.plot([left, right, right, left, left], [top, top, bottom, bottom, top], color=BOX, linewidth=0.8 * line,
@@ -253,6 +286,25 @@ def draw_slice(axes: Axes, shown: Slice, limits: tuple[float, float], weights: t
                   va="top" if y > 0.9 else "bottom" if y < 0.1 else "center", path_effects=halo)
     axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
     axes.set_axis_off()
+
+
+def lay_attention_over(axes: Axes, shown: Slice, weights: tuple[float, float]) -> None:
+    """Draw the slice's attention, if it has any, between its image and its contours, drawn already or not."""
+    if shown.attention is not None:
+        width, height = shown.size_mm
+        axes.imshow(attention_colours(shown.attention, weights), extent=(0, width, height, 0), interpolation="bilinear")
+
+
+def _border(mask: np.ndarray, pixel_mm: tuple[float, float]) -> Path:
+    """The contour of a mask in mm: that of `Axes.contour`, without its scales of colours and widths (2 ms each)."""
+    from contourpy import LineType, contour_generator
+    from matplotlib.path import Path
+
+    padded = np.pad(mask, 1, mode="edge").astype(float)  # what goes on beyond the picture has no border there
+    rows, columns = ((np.arange(-1, length + 1) + 0.5) * step
+                     for length, step in zip(mask.shape, pixel_mm[::-1], strict=True))
+    lines = contour_generator(columns, rows, padded, name="mpl2014", line_type=LineType.SeparateCode).lines(0.5)
+    return Path.make_compound_path(*map(Path, *lines))
 
 
 def attention_colours(weights: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
@@ -320,13 +372,11 @@ def case_figure(result: CaseResult) -> Figure:
     """The whole case in one picture: planes, patch, attention and score, with notice and the bundle's name."""
     from matplotlib.figure import Figure
 
-    planes = orthogonal_slices(result.image, result.label_map, result.patch)
-    attention = None if result.score is None else result.score.attention
-    tiles = () if result.patch is None else patch_slices(result.patch, attention)
+    planes, tiles, weights = result.views.planes, result.views.tiles, result.views.weights
     demo = "Demonstration " if result.is_demonstration else ""
     shares = plane_shares(planes)
     heights = [0.8 + 9.6 * shares[0] * planes[0].size_mm[1] / planes[0].size_mm[0],
-               *[2.15] * bool(tiles), *[2.15] * bool(tiles and attention), *[3.0] * (result.score is not None)]
+               *[2.15] * bool(tiles), *[2.15] * bool(tiles and weights), *[3.0] * (result.score is not None)]
     total = sum(heights)
     figure = Figure(figsize=(10, total), dpi=DPI, facecolor="white")
 
@@ -346,16 +396,16 @@ def case_figure(result: CaseResult) -> Figure:
               (0.25 + 9.55 * shares[0], top + height * split + 0.025, 9.55 * shares[1], height * (1 - split) - 0.025)]
     for shown, place in zip(planes, places, strict=True):
         axes = axes_at(*place)
-        draw_slice(axes, shown, window(result.image))
+        draw_slice(axes, shown, result.views.limits)
         axes.set_anchor("N" if shown is planes[0] else "NW")
-    for row, weights in enumerate([None, attention_range(attention)] if attention is not None else [None]):
+    for row, laid_over in enumerate([None, weights] if weights is not None else [None]):
         top = sum(heights[: row + 1])
         width = 9.6 / max(len(tiles), 5)
         for column, shown in enumerate(tiles):
             axes = axes_at(0.2 + column * width, top + 0.22, width - 0.06, 1.85)
-            draw_slice(axes, shown, (0, 1), weights)
-            title = shown.name if weights is None else f"{demo}attention".capitalize()
-            axes.set_title(title, loc="left", fontsize=8.5, color=QUIET, pad=3)
+            draw_slice(axes, shown, (0, 1), laid_over)
+            title = shown.name if laid_over is None else f"{demo}attention".capitalize()
+            axes.set_title(title, loc="left", y=1, fontsize=8.5, color=QUIET, pad=3)  # no y: looks for it, 4 ms
     if result.score is not None:
         draw_score(axes_at(0.25, total - 2.55, 9.5, 1.95), result)
     return figure
@@ -375,7 +425,7 @@ def png(picture: Figure | np.ndarray, most_bytes_a_pixel: float | None = MOST_BY
     """A figure, or (rows, columns, 3) uint8, as PNG; equal pictures give equal bytes.
 
     Noise does not compress: a picture that gets too large is stored with fewer levels of each colour, and where that
-    does not suffice with 16 colours in all.
+    does not suffice with 16 colours in all. Encoding thoroughly is left to where it may decide about the levels.
     """
     from PIL import Image
 
@@ -387,17 +437,21 @@ def png(picture: Figure | np.ndarray, most_bytes_a_pixel: float | None = MOST_BY
         canvas = FigureCanvasAgg(picture)
         canvas.draw()
         pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    most = np.inf if most_bytes_a_pixel is None else most_bytes_a_pixel * pixels.shape[0] * pixels.shape[1]
     for levels in (255, 127, 63, 31):
         rounded = np.rint(np.rint(np.arange(256) * (levels / 255)) * (255 / levels)).astype(np.uint8)
-        data = _encoded(Image.fromarray(rounded[pixels]))
-        if most_bytes_a_pixel is None or len(data) <= most_bytes_a_pixel * pixels.shape[0] * pixels.shape[1]:
+        image = Image.fromarray(rounded[pixels])
+        data = _encoded(image, FAST)
+        if most < len(data) <= HOPELESS * most:
+            data = _encoded(image, THOROUGH)
+        if len(data) <= most:
             return data
-    return _encoded(Image.fromarray(np.ascontiguousarray(pixels)).quantize(16, dither=Image.Dither.NONE))
+    return _encoded(Image.fromarray(np.ascontiguousarray(pixels)).quantize(16, dither=Image.Dither.NONE), THOROUGH)
 
 
-def _encoded(image: PilImage) -> bytes:
+def _encoded(image: PilImage, level: int) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, format="PNG")
+    image.save(stream, format="PNG", compress_level=level)
     return stream.getvalue()
 
 

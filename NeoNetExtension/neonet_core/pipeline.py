@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ from neonet_core.volume import Volume, reorient_like, resample_like, write_volum
 
 if TYPE_CHECKING:
     import torch
+
+    from neonet_core.figures import Views
 
 Point = tuple[float, float, float]
 
@@ -128,6 +131,13 @@ class CaseResult:
     def notice(self) -> str:
         """What every output must say."""
         return notice(self.is_demonstration)
+
+    @cached_property
+    def views(self) -> Views:
+        """What its pictures show, cut once for figure, report and thumbnail."""
+        from neonet_core.figures import cut_views
+
+        return cut_views(self)
 
     @property
     def note(self) -> str:

@@ -123,7 +123,6 @@ def test_widgets_of_the_job_panel():
     bar = qt.QProgressBar()
     bar.maximum = 0
     assert bar.maximum == 0
-    assert qt.QApplication.doubleClickInterval() > 0
 
 
 def test_a_loaded_scene_begins_and_ends_with_an_event():

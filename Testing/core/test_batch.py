@@ -8,8 +8,11 @@ import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -409,6 +412,21 @@ def test_a_dry_run_writes_nothing(bundle, cases, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_label_maps_of_the_manifest_are_left_out_when_asked(light, batch, rows, tmp_path):
+    manifest = write_manifest(tmp_path / "cases.csv", rows[:1])
+    sources = []
+    for segment_all in (False, True):  # another input of the case: it is run again
+        batch(manifest, segment_all=segment_all)
+        sources += [row["label_source"] for row in table_of(tmp_path / "out")]
+    assert sources == ["given", "segmented"]
+
+
+def test_the_headless_script_is_the_command(tmp_path):
+    script = Path(__file__).parents[2] / "NeoNetExtension" / "Scripts" / "batch.py"
+    ended = subprocess.run([sys.executable, script, "nosuch.csv"], cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 2 and "--out" in ended.stderr
+
+
 # --- inputs -----------------------------------------------------------------------------------------------------------
 
 
@@ -458,6 +476,30 @@ def test_dicom_studies_are_cases_whether_they_can_be_run_or_not(tmp_path, monkey
     run = found[pseudonyms.case_id("1.1", "P1")]
     assert (run.image, run.series, run.error) == (tmp_path / "s", "7", None) and "20 min" in run.note
     assert found[pseudonyms.case_id("1.2", "P2")].error.code == "NO_SERIES"
+    before = run.fingerprint()
+    (tmp_path / "IM0002").write_bytes(b"x")  # of another study, in the same folder
+    assert run.fingerprint() == before != replace(run, content="1.2.3:41").fingerprint()
+
+
+def test_a_tree_of_dicom_studies_goes_through(here, batch, rows, tmp_path):
+    pytest.importorskip("highdicom")
+    from dicom_files import CT, IDENTITY, STUDY, write_series
+
+    array = np.rint(read_volume(rows[0][1]).array).astype(np.int16)
+    other = STUDY | {"StudyInstanceUID": "1.2.826.0.1.3680043.8.498.77"}
+    write_series(tmp_path / "in" / "Doe_Jane" / "SE4", array)
+    write_series(tmp_path / "in" / "Doe_Jane" / "SE5", array, SeriesNumber=5, SeriesDescription="t2_haste")
+    write_series(tmp_path / "in" / "CT", sop_class=CT, Modality="CT", study=other, template={})
+    (tmp_path / "in" / "broken.dcm").write_bytes(b"x" * 300)
+    summary = batch(tmp_path / "in")
+    assert (summary.done, summary.failed) == (1, 1)
+    failed, done = sorted(table_of(tmp_path / "out"), key=lambda row: row["status"], reverse=True)
+    assert failed["error_code"] == "NO_SERIES" and "20min" in done["series"].replace(" ", "")
+    folder = tmp_path / "out" / "cases" / done["case_id"]
+    assert {"report.sr.dcm", "report.sc.dcm"} <= {path.name for path in folder.iterdir()}
+    text = all_text(tmp_path / "out").lower()
+    assert not [name for name in IDENTITY if re.search(rf"\b{name}\b", text)]
+    assert batch(tmp_path / "in").done == 1 and len(journal_of(tmp_path / "out")) == 3, "nothing is run again"
 
 
 @pytest.mark.parametrize(("source", "code"), [("none", "FILE_NOT_FOUND"), ("empty", "NO_CASES"),

@@ -186,10 +186,10 @@ def test_each_fault_is_one_exclusion_and_ends_nothing(study, tmp_path):
 def test_a_fault_that_no_reader_foresaw_ends_nothing_either(study, monkeypatch):
     odd, good = study("odd"), study("good")
 
-    def fails_on_odd(path):
+    def fails_on_odd(path, series=None):
         if path == odd.image:
             raise RuntimeError("no such codec")
-        return read_volume(path)
+        return read_volume(path, series)
 
     monkeypatch.setattr("neonet_core.cohort.read_volume", fails_on_odd)
     report = check(odd, good)

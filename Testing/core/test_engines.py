@@ -140,12 +140,12 @@ def test_no_stage_asks_for_more_than_a_node_has(monkeypatch):
                     {"Alive": True, "Resources": {"CPU": 2.0}},
                     {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}]
 
-    assert engines._room(Cluster, "auto", None, Silent()) == (2, False)
-    assert engines._room(Cluster, "cpu", 1, Silent()) == (1, False)
+    assert engines.room(Cluster, "auto", None, Silent()) == (2, False)
+    assert engines.room(Cluster, "cpu", 1, Silent()) == (1, False)
     monkeypatch.setattr(engines, "PATIENCE_S", 0.0)
     for device, threads in (("auto", 3), ("cuda", None)):
         with pytest.raises(NeoNetError) as caught:
-            engines._room(Cluster, device, threads, Silent())
+            engines.room(Cluster, device, threads, Silent())
         assert caught.value.code == "NO_CLUSTER"
 
 

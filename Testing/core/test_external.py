@@ -111,15 +111,16 @@ def test_dice_is_that_of_the_label_maps_in_world_space(tmp_path):
     write_volume(Volume(annotated, affine), tmp_path / "label.nii.gz")
     mirrored = Volume(np.ascontiguousarray(ours[::-1]), affine @ flip)  # the same place, stored the other way
     write_volume(mirrored, tmp_path / CASES_FOLDER / "a" / "label_map.nii.gz")
-    write_table(tmp_path / RESULTS_FILE, [result("a", "0.3"), result("b", "0.6", label_source="given")])
+    write_table(tmp_path / RESULTS_FILE, [result("a", "0.3", label_source="segmented"),
+                                          result("b", "0.6", label_source="given")])
     truth = [{"case_id": name, "image": "image.nii.gz", "label_map": "label.nii.gz", "pni": outcome}
              for name, outcome in (("a", 0), ("b", 1))]
     evaluate(tmp_path, read_manifest(write_table(tmp_path / "cases.csv", truth)), tmp_path / "out")
     rows = {row["structure"]: row for row in read_table(tmp_path / "out" / "dice.csv")}
     assert float(rows["tumour"]["dice"]) == pytest.approx(2 / 3) and int(rows["tumour"]["patients"]) == 1
     assert 0.9 < float(rows["liver"]["dice"]) < 1
-    reasons = (tmp_path / "out" / "left_out.csv").read_text(encoding="utf-8")
-    assert "b,the batch was given this label map" in reasons
+    assert "1 cases were scored on label maps that the batch was given" in (
+        tmp_path / "out" / "evaluation.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("rows", "truth", "code"), [

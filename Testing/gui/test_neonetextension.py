@@ -103,7 +103,7 @@ def test_a_batch_over_a_folder(widget, phantom, tmp_path):
         rows = list(csv.DictReader(stream))
     assert sorted(row["status"] for row in rows) == ["done", "done", "failed"]
     assert "failed: 1;" in widget.batchPanel.messageLabel.text
-    assert widget.ui.openReportButton.visible
+    assert widget.ui.openReportButton.enabled
 
 
 def test_results_among_the_images_are_refused(widget, phantom):

@@ -1,9 +1,11 @@
 """Liver and tumour segments carry codes that Slicer knows, and are found however they came to be."""
 
+import numpy as np
 import pytest
 import slicer
 import vtk
 
+from NeoNetLib import segments
 from NeoNetLib.segments import LIVER, TUMOUR, applyKind, findSegments
 
 TISSUE = ("Segmentation category and type - 3D Slicer General Anatomy list~SCT^85756007^Tissue~SCT^85756007^Tissue~^^"
@@ -89,3 +91,28 @@ def test_nothing_is_found_where_nothing_is():
     assert findSegments(make_segmentation()) == ("", "")
     assert findSegments(make_segmentation(("Segment_1", TISSUE), ("liver_vessels", VESSEL))) == ("", "")
     assert findSegments(make_segmentation(("liver tumour", None))) == ("", "0")
+
+
+def test_a_segmentation_made_again_takes_the_place_of_the_one_before_on_the_same_volume():
+    volumes = [slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode") for _ in range(2)]
+    for volume in volumes:
+        slicer.util.updateVolumeFromArray(volume, np.zeros((2, 3, 4)))
+    made = []
+    for volume in (volumes[0], volumes[0], volumes[1]):
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+        node.CreateDefaultDisplayNodes()
+        node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+        made.append(node)
+    first, second, other = made
+    segments.replace(None, first)
+    segments.replace(first, first)
+    assert first.GetDisplayVisibility() and segments.latest(first) is first and segments.latest(None) is None
+    segments.replace(first, second)
+    assert not first.GetDisplayVisibility() and segments.latest(first) is second
+    segments.replace(second, other)
+    assert not second.GetDisplayVisibility() and segments.latest(first) is second
+    first.SetDisplayVisibility(True)  # the user goes back to it
+    assert segments.latest(first) is first
+    slicer.mrmlScene.RemoveNode(second)
+    first.SetDisplayVisibility(False)
+    assert segments.latest(first) is first

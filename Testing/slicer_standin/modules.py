@@ -78,13 +78,7 @@ class qSlicerScriptedLoadableModule(qSlicerAbstractCoreModule):
         if widgetClass is None:
             return None
         panel = qSlicerScriptedLoadableModuleWidget(self)
-        panel._python = guarded(widgetClass)(panel)
-        if panel._python is None:
-            return panel
-        setattr(slicer.modules, self._name + "Widget", panel._python)
-        guarded(panel._python.setup)()
-        if panel.layout() is not None:
-            panel.layout().addStretch(1)
+        panel._setUp(widgetClass)
         return panel
 
 
@@ -118,6 +112,22 @@ class qSlicerScriptedLoadableModuleWidget(qSlicerAbstractModuleWidget):
 
     def self(self):
         return self._python
+
+    def _setUp(self, widgetClass):
+        self._python = guarded(widgetClass)(self)
+        if self._python is None:
+            return
+        setattr(slicer.modules, self._module._name + "Widget", self._python)
+        guarded(self._python.setup)()
+        if self.layout() is not None:
+            self.layout().addStretch(1)
+
+    @Slot()
+    def reload(self):
+        """A new Python object in this panel, of the class as it is now; the former one's widgets stay, hidden."""
+        name = self._module._name
+        self._module._python = sys.modules[name]
+        self._setUp(getattr(self._module._python, name + "Widget"))
 
     def _enter(self):
         super()._enter()

@@ -27,6 +27,7 @@ slotErrors: list[
 overrides: dict[type, dict[str, object]] = {}  # functions used instead of a PySide class's own
 _faces: dict[type, type] = {}
 _RENAMED = {"exec": "exec_", "print": "print_"}
+STATIC_ALL_THE_SAME = {"singleShot"}
 _HIDDEN = {
     "connect",
     "disconnect",
@@ -231,7 +232,9 @@ class QtProperty:
 
     def __get__(self, instance, cls=None):
         if instance is None:
-            return self.ofClass or self
+            # PythonQt looks for a property before a static function of that name, and a class has no value for one;
+            # of QTimer.singleShot it is known that a class has it
+            return self.ofClass if self.name in STATIC_ALL_THE_SAME else None
         inner = instance._alive()
         if self.ofPython or isinstance(inspect.getattr_static(type(inner), self.name, None), QtCore.Property):
             return wrap(getattr(inner, self.name))
@@ -242,7 +245,7 @@ class QtProperty:
 
     def __set__(self, instance, value):
         inner = instance._alive()
-        if not self.writable:
+        if not self.writable or self.name in STATIC_ALL_THE_SAME:  # nobody knows whether it can be set
             raise AttributeError(f"Property '{self.name}' of type '{instance._typeName()}' is not writable")
         try:
             if self.setter:

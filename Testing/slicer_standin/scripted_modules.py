@@ -290,6 +290,11 @@ def sampleData():
             if len({len(self.uris), len(self.fileNames), len(self.nodeNames)}) != 1:
                 raise ValueError(f"uris, fileNames and nodeNames of {sampleName} differ in number")
 
+        def __eq__(self, other):
+            return isinstance(other, SampleDataSource) and vars(self) == vars(other)
+
+        __hash__ = None
+
     class SampleDataLogic:
         @staticmethod
         def registerCustomSampleDataSource(
@@ -318,7 +323,9 @@ def sampleData():
                 loadFileType,
                 loadFileProperties,
             )
-            slicer.modules.sampleDataSources.setdefault(category, []).append(source)
+            sources = slicer.modules.sampleDataSources.setdefault(category, [])
+            if source not in sources:
+                sources.append(source)
 
         def sourceForSampleName(self, sampleName):
             sources = [s for group in slicer.modules.sampleDataSources.values() for s in group]
@@ -328,9 +335,7 @@ def sampleData():
             source = self.sourceForSampleName(sampleName)
             if source is None:
                 raise RuntimeError(f"no sample {sampleName}")
-            if source.customDownloader is not None:
-                return source.customDownloader(source)
-            nodes = []
+            nodes = []  # `customDownloader` is called by the buttons of the module's panel and by nothing else
             for uri, kind, name in zip(source.uris, source.loadFileType, source.nodeNames, strict=True):
                 if not uri.startswith("file:"):
                     raise RuntimeError(f"no network in tests: {uri}")

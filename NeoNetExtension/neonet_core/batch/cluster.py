@@ -37,9 +37,9 @@ def run_ray(backlog: Backlog, job: Job, workers: int | None, watcher: Watcher) -
                           "Install it: pip install 'neonet-core[cluster]'") from None
     own = not ray.is_initialized()
     if own:
-        engines._connect(ray)
+        engines.connect(ray)
     try:
-        cpus, on_gpu = engines._room(ray, job.device, job.threads, Silent())
+        cpus, on_gpu = engines.room(ray, job.device, job.threads, Silent())
         room = ray.cluster_resources()
         gpus = int(room.get("GPU", 0)) if on_gpu else 0
         count = min(len(backlog), workers or max(gpus or int(room["CPU"] // cpus), 1))

@@ -48,6 +48,8 @@ class BatchCase:
         Why this series was taken.
     error : NeoNetError or None
         Why it cannot be run; known before anything is read.
+    content : str
+        Of a DICOM study what tells its content: UIDs and numbers of files. Its folder may hold other studies too.
     """
 
     case_id: str
@@ -57,14 +59,15 @@ class BatchCase:
     label_values: dict[int, int] | None = None
     note: str = ""
     error: NeoNetError | None = None
+    content: str = ""
 
     @property
     def is_dicom(self) -> bool:
         return self.image.is_dir() or self.image.suffix.lower() in (".zip", ".dcm")
 
     def fingerprint(self) -> str:
-        """Changes when the case's files do (by size and time, as reading hundreds of volumes would take too long)."""
-        files = [list(_stamps(path)) for path in (self.image, self.label_map) if path is not None]
+        """Changes when the case's files do: by size and time, as reading hundreds of volumes would take too long."""
+        files = [self.content or list(_stamps(self.image)), list(_stamps(self.label_map)) if self.label_map else None]
         return sha256_of_json({"files": files, "series": self.series, "values": self.label_values})[:16]
 
     def anonymous(self, text: str) -> str:
@@ -134,10 +137,11 @@ def _studies(folder: Path, pseudonyms: Pseudonyms, events: Events) -> list[Batch
     cases = []
     for study in found:
         case_id, chosen = pseudonyms.case_id(study.uid, study.patient_id), study.chosen
+        content = " ".join(f"{one.uid}:{one.files}" for one in ((chosen,) if chosen else study.series))
         if chosen is None:
-            cases.append(BatchCase(case_id, folder, error=no_series(study.reason)))
+            cases.append(BatchCase(case_id, folder, error=no_series(study.reason), content=content))
         else:
-            cases.append(BatchCase(case_id, chosen.path, chosen.selector, note=study.reason))
+            cases.append(BatchCase(case_id, chosen.path, chosen.selector or None, note=study.reason, content=content))
     return sorted(cases, key=lambda case: case.case_id)
 
 

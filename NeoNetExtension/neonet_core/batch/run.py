@@ -18,7 +18,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ class Summary:
 
 def run_batch(source: Path, out: Path, *, bundle: str | Path = "demo", seg_bundle: str | Path | None = None,
               engine: str = "local", workers: int | None = None, threads: int | None = None, limit: int | None = None,
-              retry_failed: bool = False, keep_names: bool = False, device: str = "auto",
+              retry_failed: bool = False, segment_all: bool = False, keep_names: bool = False, device: str = "auto",
               events: Events | None = None) -> Summary:
     """Take all cases of a cohort through a bundle, or go on with it.
 
@@ -126,6 +126,8 @@ def run_batch(source: Path, out: Path, *, bundle: str | Path = "demo", seg_bundl
         Run at most so many cases now.
     retry_failed : bool
         Run cases again that have failed before.
+    segment_all : bool
+        Leave out the manifest's label maps: the bundle segments every image.
     keep_names : bool
         Write ``names.csv``, which says whose pseudonym is whose.
 
@@ -148,7 +150,7 @@ def run_batch(source: Path, out: Path, *, bundle: str | Path = "demo", seg_bundl
             _begin(out, _settings(source, models, pseudonyms))
             remove_unfinished(out)
             journal = Journal(out / JOURNAL_FILE)
-            plan = _plan(source, out, models, pseudonyms, journal, limit, retry_failed, events)
+            plan = _plan(source, out, models, pseudonyms, journal, limit, retry_failed, segment_all, events)
             if keep_names:
                 _write_names(out, source, plan.cases)
             record = _Record(out, plan, journal, models)
@@ -163,6 +165,7 @@ def run_batch(source: Path, out: Path, *, bundle: str | Path = "demo", seg_bundl
                 finally:
                     display.close()
                     remove_unfinished(out)
+                    record.write_table()
             return record.close(events)
     except Timeout:
         raise NeoNetError("BATCH_BUSY", f"Another process works in {out}.", "Wait for it, or choose another --out."
@@ -170,7 +173,8 @@ def run_batch(source: Path, out: Path, *, bundle: str | Path = "demo", seg_bundl
 
 
 def plan_batch(source: Path, out: Path, *, bundle: str | Path = "demo", seg_bundle: str | Path | None = None,
-               limit: int | None = None, retry_failed: bool = False, events: Events | None = None) -> Plan:
+               limit: int | None = None, retry_failed: bool = False, segment_all: bool = False,
+               events: Events | None = None) -> Plan:
     """What `run_batch` would run; nothing is written. The pseudonyms of a batch that has not begun are other ones then.
 
     Raises
@@ -184,7 +188,8 @@ def plan_batch(source: Path, out: Path, *, bundle: str | Path = "demo", seg_bund
     _check_folder(out)
     if begun and (out / SETTINGS_FILE).is_file():
         _check_settings(out, _settings(source, models, pseudonyms))
-    return _plan(source, out, models, pseudonyms, Journal(out / JOURNAL_FILE), limit, retry_failed, events or Silent())
+    return _plan(source, out, models, pseudonyms, Journal(out / JOURNAL_FILE), limit, retry_failed, segment_all,
+                 events or Silent())
 
 
 def table(plan: Plan, out: Path) -> str:
@@ -256,9 +261,11 @@ def _begin(out: Path, settings: dict[str, Any]) -> None:
 
 
 def _plan(source: Path, out: Path, models: Models, pseudonyms: Pseudonyms, journal: Journal, limit: int | None,
-          retry_failed: bool, events: Events) -> Plan:
+          retry_failed: bool, segment_all: bool, events: Events) -> Plan:
     """Compare the input with the journal. A case whose files have changed is run again, whatever became of it."""
     cases = read_cases(source, out, pseudonyms, events)
+    if segment_all:
+        cases = [replace(case, label_map=None, label_values=None) for case in cases]
     model, segmenting = models
     if not segmenting.can_segment() and any(case.label_map is None for case in cases):
         raise NeoNetError("NO_SEG_MODEL", f"The bundle '{segmenting.name}' holds no segmentation model.",
@@ -336,10 +343,11 @@ class _Record:
         if outcome.status == "left":
             self._stopped.add(outcome.case_id)
         if time.monotonic() - self._written > RESULTS_EVERY_S:
-            self._write_results()
+            self.write_table()
         return outcome
 
-    def _write_results(self) -> bool:
+    def write_table(self) -> bool:
+        """Bring ``results.csv`` up to date; False where the disk is full."""
         try:
             write_results(self._out, self._rows())
         except OSError as error:
@@ -359,7 +367,7 @@ class _Record:
 
         rows = self._rows()
         try:
-            whole = self._write_results()
+            whole = self.write_table()
             write_cohort_page(self._out / REPORT_FILE, rows, *self._models)
         except OSError as error:
             if not is_disk_full(error):

@@ -77,9 +77,9 @@ def run_ray(tasks: Sequence[Task], device: str, threads: int | None, events: Eve
                           "Install it: pip install 'neonet-core[cluster]'") from None
     own = not ray.is_initialized()
     if own:
-        _connect(ray)
+        connect(ray)
     try:
-        cpus, on_gpu = _room(ray, device, threads, events)
+        cpus, on_gpu = room(ray, device, threads, events)
         mailbox = _mailbox(ray)
         train = ray.remote(max_retries=RETRIES)(_train)
         pending: dict[Any, Task] = {}
@@ -105,7 +105,7 @@ def gpu_share(stage: str) -> float:
     return 0 if model == VOLUME else 0.25 if model in VARIANTS else 1
 
 
-def _room(ray: Any, device: str, threads: int | None, events: Events) -> tuple[int, bool]:
+def room(ray: Any, device: str, threads: int | None, events: Events) -> tuple[int, bool]:
     """CPUs for each stage, and whether stages run on GPUs, from the largest node; the head may have none of either."""
     until = time.monotonic() + PATIENCE_S
     wants_gpu, told = device == "cuda", False
@@ -125,7 +125,8 @@ def _room(ray: Any, device: str, threads: int | None, events: Events) -> tuple[i
         time.sleep(POLL_S)
 
 
-def _connect(ray: Any) -> None:
+def connect(ray: Any) -> None:
+    """Join the cluster that RAY_ADDRESS names, or start one of this machine. Raises ``NO_CLUSTER``."""
     address = os.environ.get("RAY_ADDRESS")
     # without "local" Ray would look for what another command has left on this machine
     options = {} if address else {"address": "local", "include_dashboard": False}

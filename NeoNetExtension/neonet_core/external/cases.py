@@ -180,17 +180,14 @@ def _mean_volume(cases: Sequence[JudgedCase]) -> float | None:
 
 
 def overlaps(results: BatchResults, truth: Cohort, events: Events) -> tuple[list[Overlap], list[LeftOut]]:
-    """Dice of the bundle's own label maps, where the manifest names one that was not given to the batch.
+    """Dice of the bundle's own label maps where the manifest names one, on the image's own grid.
 
-    Compared on the image's own grid. What cannot be read is left out with its reason.
+    A label map that the batch was given is not the bundle's. What cannot be read is left out with its reason.
     """
-    wanted = [case for case in truth if case.label_map is not None and case.case_id in results.rows
-              and not results.rows[case.case_id]["error_code"]]
+    wanted = [case for case in truth if case.label_map is not None
+              and (row := results.rows.get(case.case_id)) is not None and row["label_source"] == "segmented"]
     found, left_out = [], []
     for case in track(wanted, "compare label maps", events) if wanted else []:
-        if results.rows[case.case_id]["label_source"] == "given":
-            left_out.append(LeftOut(case.case_id, "the batch was given this label map"))
-            continue
         try:
             found.append(_overlap(case, results.folder / CASES_FOLDER / case.case_id / LABEL_MAP))
         except NeoNetError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from neonet_core import __version__
-from neonet_core.bundle import notice
+from neonet_core.bundle import DEMO_WARNING, RESEARCH_USE_ONLY, notice
 from neonet_core.cohort import Cohort
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Events, Silent
@@ -90,7 +90,8 @@ def evaluate(results: Path, truth: Cohort, out: Path, *, by: Sequence[str] = (),
     tables = [discrimination_table(patients),
               *([calibration_table(patients, float(threshold) if threshold else None)]
                 if has_both_classes(patients) else []),
-              *([dice_table(compared)] if compared else []), subgroup_table(patients, by),
+              dice_table(compared, given=sum(row["label_source"] == "given" for row in found.rows.values())),
+              subgroup_table(patients, by),
               left_out_table([*left_out, *not_compared])]
     pictures = charts(patients)
     demo = any("DEMO_MODEL" in one.flags for one in cases)
@@ -153,6 +154,7 @@ def _html(truth: Cohort, bundle: str, demo: bool, cases: int, patients: Sequence
     environment = page_environment()
     environment.filters["data_uri"] = lambda data: "data:image/png;base64," + base64.b64encode(data).decode("ascii")
     return environment.get_template("evaluation.html").render(
-        notice=notice(demo), demo=demo, outcome=Outcome.of(truth.outcome_name), bundle=bundle, cases=cases,
+        notice=RESEARCH_USE_ONLY, demo=demo, demo_warning=DEMO_WARNING, outcome=Outcome.of(truth.outcome_name),
+        bundle=bundle, cases=cases,
         patients=len(patients), positives=sum(one.outcome for one in patients), first=tables[0].records[0],
         tables=tables, pictures=pictures, neonet=__version__)

@@ -111,8 +111,8 @@ def calibration_table(patients: Sequence[JudgedCase], threshold: float | None) -
                  notes, [record], digits=3)
 
 
-def dice_table(found: Sequence[Overlap]) -> Table:
-    """Dice of liver and tumour over patients."""
+def dice_table(found: Sequence[Overlap], given: int = 0) -> Table:
+    """Dice of liver and tumour over patients; `given` label maps were the user's own and not compared."""
     records, rows = [], []
     for structure in ("liver", "tumour"):
         by_patient: dict[str, list[float]] = {}
@@ -128,9 +128,12 @@ def dice_table(found: Sequence[Overlap]) -> Table:
                         "worst": float(values.min()) if values.size else None})
         rows.append([structure.capitalize(), len(values), interval or Missing("no label map to compare"),
                      records[-1]["median"], records[-1]["worst"]])
-    return Table("dice", "Segmentation", ["Structure", "Patients", "Mean Dice", "Median", "Worst"], rows,
-                 ["The bundle’s label maps against the manifest’s, on each image’s own grid; mean over patients with "
-                  "its 95 % bootstrap interval. Not counted: structures that neither label map holds."],
+    notes = ["The bundle’s label maps against the manifest’s, on each image’s own grid; mean over patients with its "
+             "95 % bootstrap interval. Not counted: structures that neither label map holds."]
+    if given:
+        notes.append(f"{given} cases were scored on label maps that the batch was given, not on the bundle’s own: "
+                     "‘neonet batch --segment-all’ has the bundle segment every image.")
+    return Table("dice", "Segmentation", ["Structure", "Patients", "Mean Dice", "Median", "Worst"], rows, notes,
                  records, digits=3)
 
 

