@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import blob
+from blobs import blob
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import label
