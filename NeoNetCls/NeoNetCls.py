@@ -114,6 +114,7 @@ class NeoNetClsWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.exportCsvButton.connect("clicked()", self.onExportCsv)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
         self.initializeParameterNode()
@@ -140,8 +141,11 @@ class NeoNetClsWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parent.isEntered:
             self.initializeParameterNode()
 
+    def onSceneStartImport(self, caller, event):
+        self.setParameterNode(None)  # nodes come one by one: a selector would lose its reference to one still to come
+
     def onSceneEndImport(self, caller, event):
-        if self.parent.isEntered:
+        if self.parent.isEntered or self.panel.running:
             self.initializeParameterNode()
 
     def onNodeRemoved(self, caller, event):
@@ -316,11 +320,7 @@ class NeoNetClsLogic(ScriptedLoadableModuleLogic):
             volume = _referenceVolume(segmentationNode)
             if volume is not None:
                 return volume
-        selection = slicer.app.applicationLogic().GetSelectionNode()
-        shown = slicer.mrmlScene.GetNodeByID(selection.GetActiveVolumeID() or "")
-        volumes = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-                   if node.GetClassName() == "vtkMRMLScalarVolumeNode"]  # no label maps, no colour images
-        return shown if shown in volumes else volumes[0] if len(volumes) == 1 else None
+        return nodes.shownVolume()
 
     def proposedSegmentation(self, volumeNode):
         """The newest segmentation with a tumour on this volume's grid, else the only one with a tumour, else None."""

@@ -138,6 +138,7 @@ class NeoNetExtensionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.environmentSection.connect("contentsCollapsed(bool)", self.onEnvironmentCollapsed)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
         self.ui.environmentBar.visible = self.ui.environmentMessage.visible = False
         self.ui.openReportButton.enabled = False
@@ -185,16 +186,19 @@ class NeoNetExtensionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parent.isEntered:
             self.initializeParameterNode()
 
+    def onSceneStartImport(self, caller, event):
+        self.setParameterNode(None)  # nodes come one by one: a selector would lose its reference to one still to come
+
     def onSceneEndImport(self, caller, event):
-        if self.parent.isEntered:
-            self.initializeParameterNode()  # the parameters came before the nodes that they refer to
+        if self.parent.isEntered or any(panel.running for panel in self.panels):
+            self.initializeParameterNode()
 
     def initializeParameterNode(self):
         """Take up the scene's parameters; without a chosen MRI, the one that is shown."""
         with self._oneUpdate():
             self.setParameterNode(self.logic.getParameterNode())
             if self._parameterNode.inputVolume is None:
-                self._parameterNode.inputVolume = self.logic.step("NeoNetSeg").shownVolume()
+                self._parameterNode.inputVolume = nodes.shownVolume()
             volume, parameters = self._parameterNode.inputVolume, self._clsParameters
             current = segments.latest(parameters.segmentation)
             if volume is not None and current is None:

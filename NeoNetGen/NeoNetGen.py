@@ -123,6 +123,7 @@ class NeoNetGenWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.StartImportEvent, self.onSceneStartImport)
         self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
         self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
         self.initializeParameterNode()
@@ -154,9 +155,12 @@ class NeoNetGenWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parent.isEntered:
             self.initializeParameterNode()
 
+    def onSceneStartImport(self, caller, event):
+        self.setParameterNode(None)  # nodes come one by one: a selector would lose its reference to one still to come
+
     def onSceneEndImport(self, caller, event):
-        if self._parameterNode is not None:
-            self.initializeParameterNode()  # it came before the nodes that it refers to
+        if self.parent.isEntered or self.panel.running:
+            self.initializeParameterNode()
 
     def onNodeRemoved(self, caller, event):
         if self._parameterNode is not None and not all(map(slicer.mrmlScene.IsNodePresent, self.patches)):

@@ -138,7 +138,7 @@ class NeoNetSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Take up the scene's parameters; without a chosen MRI, the one that is shown."""
         self.setParameterNode(self.logic.getParameterNode())
         if self._parameterNode.inputVolume is None:
-            self._parameterNode.inputVolume = self.logic.shownVolume()
+            self._parameterNode.inputVolume = nodes.shownVolume()
 
     def setParameterNode(self, parameterNode):
         if self._parameterNode is not None:
@@ -258,15 +258,6 @@ class NeoNetSegLogic(ScriptedLoadableModuleLogic):
 
     def getParameterNode(self):
         return NeoNetSegParameters(super().getParameterNode())
-
-    @staticmethod
-    def shownVolume():
-        """The volume that the slice views show, else the only one there is, else None."""
-        selection = slicer.app.applicationLogic().GetSelectionNode()
-        shown = slicer.mrmlScene.GetNodeByID(selection.GetActiveVolumeID() or "")
-        volumes = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-                   if node.GetClassName() == "vtkMRMLScalarVolumeNode"]  # no label maps, no colour images
-        return shown if shown in volumes else volumes[0] if len(volumes) == 1 else None
 
     def segment(self, volumeNode, bundle, device, onProgress=None, onLog=None, onFinished=None):
         """Segment liver and tumour in the background.

@@ -27,6 +27,15 @@ LIVER_OPACITY_3D = 0.4  # the tumour lies inside
 # --- volumes ----------------------------------------------------------------------------------------------------------
 
 
+def shownVolume():
+    """The volume that the slice views show, else the only one there is, else None."""
+    selection = slicer.app.applicationLogic().GetSelectionNode()
+    shown = slicer.mrmlScene.GetNodeByID(selection.GetActiveVolumeID() or "")
+    volumes = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+               if node.GetClassName() == "vtkMRMLScalarVolumeNode"]  # no label maps, no colour images
+    return shown if shown in volumes else volumes[0] if len(volumes) == 1 else None
+
+
 def localAffine(volumeNode):
     """Voxel indices (I, J, K) to RAS mm in the volume's own coordinates, without its parent transforms: (4, 4)."""
     matrix = vtk.vtkMatrix4x4()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 from pathlib import Path
 
@@ -201,17 +200,3 @@ def test_moving_the_opacity_compares_nothing(widget, monkeypatch):
     monkeypatch.setattr(results, "inputsOf", lambda *_: pytest.fail("compared"))
     widget.ui.attentionSlider.value = 0.25
     assert widget.logic.getParameterNode().attentionOpacity == 0.25
-
-
-@pytest.mark.skipif("NEONET_SCREENSHOTS" not in os.environ, reason="NEONET_SCREENSHOTS names no folder")
-def test_screenshots(widget, phantom):
-    folder = Path(os.environ["NEONET_SCREENSHOTS"])
-    volume, segmentation = load(phantom)
-    score(widget)
-    slicer_standin.screenshot(widget, folder / "NeoNetCls.png")
-    tumour = widget.inputs()[3]
-    edited = scenarios().mask(segmentation, tumour, volume)
-    edited[0, 0, 0] = 1
-    slicer.util.updateSegmentBinaryLabelmapFromArray(edited, segmentation, tumour, volume)
-    scenarios().spin(lambda: widget.ui.staleFrame.visible)
-    slicer_standin.screenshot(widget, folder / "NeoNetCls-stale.png")

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ast
-import os
 import shutil
 import subprocess
 import sys
@@ -223,9 +222,9 @@ def test_without_a_volume_the_panel_says_so(widget):
 
 def test_the_only_volume_is_taken_and_never_a_label_map(widget):
     slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")
-    assert widget.logic.shownVolume() is None
+    assert nodes.shownVolume() is None
     volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
-    assert widget.logic.shownVolume() is volume
+    assert nodes.shownVolume() is volume
 
 
 def test_a_model_that_is_not_here_is_named(widget):
@@ -351,19 +350,6 @@ def test_a_card_is_text_never_markup():
 @pytest.mark.parametrize(("seconds", "words"), [(0.2, "1 s"), (59, "59 s"), (90, "2 min"), (3900, "1 h 5 min")])
 def test_duration(seconds, words):
     assert jobpanel.duration(seconds) == words
-
-
-@pytest.mark.skipif("NEONET_SCREENSHOTS" not in os.environ, reason="NEONET_SCREENSHOTS names no folder")
-def test_screenshots(widget, phantom):
-    folder = Path(os.environ["NEONET_SCREENSHOTS"])
-    slicer_standin.screenshot(widget, folder / "NeoNetSeg-empty.png")
-    load(phantom)
-    widget.panel.runButton.click()
-    spin(lambda: "about" in widget.panel.messageLabel.text or not widget.panel.running)
-    slicer_standin.screenshot(widget, folder / "NeoNetSeg-running.png")
-    spin(lambda: not widget.panel.running)
-    widget.ui.previewButton.checked = True
-    slicer_standin.screenshot(widget, folder / "NeoNetSeg.png")
 
 
 def test_unloading_the_module_ends_its_job(widget, phantom):
