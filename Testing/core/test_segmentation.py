@@ -17,9 +17,10 @@ from neonet_core.events import Silent
 from neonet_core.presets import SegSettings, load_preset
 from neonet_core.segmentation import inference
 from neonet_core.segmentation.inference import Segmentor, predict_probabilities, remove_islands, segment
-from neonet_core.segmentation.networks import build_segmentor
+from neonet_core.segmentation.networks import TWO_STEP_SPACING, build_segmentor
 from neonet_core.segmentation.patches import PatchSampler
 from neonet_core.segmentation.training import dice_of_case, train_segmentor
+from neonet_core.training.checkpoint import load_weights, save_weights
 from neonet_core.volume import Volume
 
 CPU = torch.device("cpu")
@@ -52,7 +53,7 @@ def test_each_network_builds_as_the_paper_has_it(network):
 @pytest.mark.parametrize(("network", "channels", "size"), [
     ("SwinUNETR", (12,), (64, 64, 48)), ("UNet", (4, 8, 16), (16, 16, 6)), ("DynUNet", None, (96, 96, 24)),
     ("SegResNet", None, (12, 16, 16)), ("SwinUNETR", (16,), (64, 64, 32)), ("SegResNet", (5,), (16, 16, 16)),
-    ("UNet", (8,), (16, 16, 16))])
+    ("UNet", (8,), (16, 16, 16)), ("SwinUNETR", (12,), (32, 32, 32)), ("DynUNet", None, (16, 16, 16))])
 def test_a_patch_or_channels_that_do_not_fit_are_said_at_once(network, channels, size):
     with pytest.raises(NeoNetError) as caught:
         build_segmentor(SETTINGS.model_copy(update={"network": network, "channels": channels, "patch_size": size}))
@@ -317,3 +318,18 @@ def test_training_lowers_the_loss_and_finds_the_liver(prepared_blobs, tmp_path):
     assert [record["epoch"] for record in fitted.history if "dice" in record] == [4, 8, 12]
     liver, tumour = dice_of_case(network, prepared_blobs[3], chosen, CPU)
     assert liver > 0.8 and fitted.best_value == pytest.approx((liver + tumour) / 2)
+
+
+@pytest.mark.parametrize(("network", "channels", "size"), [
+    ("UNet", (4, 8), (16, 16, 8)), ("SegResNet", (8,), (16, 16, 8)), ("DynUNet", (4, 8, 8), (16, 16, 8)),
+    ("SwinUNETR", (12,), (64, 32, 32)), ("TwoStep", (2,), (16, 16, 8))])
+def test_each_network_is_read_back_as_it_was_trained(prepared_blobs, tmp_path, network, channels, size):
+    chosen = SETTINGS.model_copy(update={"network": network, "channels": channels, "patch_size": size,
+                                         "validate_every": 1,
+                                         "spacing": TWO_STEP_SPACING if network == "TwoStep" else "median"})
+    trained, _fit = train_segmentor(prepared_blobs[:2], prepared_blobs[3:], chosen, tmp_path, 0, CPU, Silent(), "seg")
+    again = build_segmentor(chosen)
+    save_weights(tmp_path / "weights.safetensors", trained)
+    load_weights(tmp_path / "weights.safetensors", again)
+    for name, tensor in trained.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor, rtol=0, atol=0)

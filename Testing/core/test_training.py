@@ -329,6 +329,17 @@ def test_channels_last_weights_come_back(tmp_path):
     assert same_state(model, other)
 
 
+def test_a_tensor_of_two_names_is_written_once_and_read_under_both(tmp_path):
+    model, other = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+    twice, again = torch.nn.ModuleDict({"a": model, "b": model}), torch.nn.ModuleDict({"a": other, "b": other})
+    save_weights(tmp_path / "w", twice)
+    assert set(load_file(tmp_path / "w")) == {"a.weight", "a.bias"}
+    load_weights(tmp_path / "w", again)
+    assert same_state(twice, again) and again["b"] is other
+    with pytest.raises(RuntimeError):
+        load_weights(tmp_path / "w", torch.nn.ModuleDict({"a": torch.nn.Linear(3, 3), "b": torch.nn.Linear(3, 3)}))
+
+
 # Files
 
 

@@ -66,6 +66,9 @@ NETWORKS: dict[str, Callable[[Sequence[int] | None], torch.nn.Module]] = {
     "TwoStep": _two_step,
 }
 
+INSTANCE_NORM = ("UNet", "DynUNet", "SwinUNETR")
+"""Those that normalise each channel by its spread over space."""
+
 
 def size_multiple(name: str, channels: Sequence[int] | None) -> int:
     """The number that each edge of a patch must be a multiple of: two to the number of times the network halves it."""
@@ -95,6 +98,10 @@ def build_segmentor(settings: SegSettings) -> torch.nn.Module:
     if any(edge % multiple for edge in settings.patch_size):
         raise NeoNetError("BAD_PRESET", f"{settings.network} needs patches whose edges are multiples of {multiple}, "
                           f"not {settings.patch_size}.", "Change seg.patch_size.")
+    if settings.network in INSTANCE_NORM and all(edge == multiple for edge in settings.patch_size):
+        raise NeoNetError("BAD_PRESET", f"A patch of {settings.patch_size} is a single voxel at the lowest level of "
+                          f"{settings.network}, which has no spread to normalise by.",
+                          "Choose a larger seg.patch_size.")
     try:
         return NETWORKS[settings.network](settings.channels)
     except ValueError as error:

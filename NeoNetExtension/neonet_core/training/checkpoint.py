@@ -20,8 +20,13 @@ from neonet_core.training.files import write_bytes
 
 
 def save_weights(path: Path, module: torch.nn.Module, half: bool = False) -> None:
-    """Write a module's parameters and buffers, floating-point ones in half precision where `half`."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    """Write a module's parameters and buffers, floating-point ones in half precision where `half`.
+
+    A tensor that the module has under several names (MONAI's DynUNet has each of its blocks under two) is written once,
+    under the first of them.
+    """
+    first = _first_names(module)
+    state = {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items() if first[name] == name}
     if half:
         state = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
     write_bytes(path, save(state))
@@ -29,9 +34,15 @@ def save_weights(path: Path, module: torch.nn.Module, half: bool = False) -> Non
 
 def load_weights(path: Path, module: torch.nn.Module) -> None:
     """Read what `save_weights` wrote; every tensor must be there and fit (strict)."""
-    state = load_file(path)
-    own = module.state_dict()
+    state, own = load_file(path), module.state_dict()
+    state |= {name: state[first] for name, first in _first_names(module).items() if first in state}
     module.load_state_dict({name: t.to(own[name].dtype) if name in own else t for name, t in state.items()})
+
+
+def _first_names(module: torch.nn.Module) -> dict[str, str]:
+    """For each name in a module's state the first one of the same tensor."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in module.state_dict(keep_vars=True).items()}
 
 
 def save_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer,
