@@ -103,6 +103,14 @@ def test_the_slope_is_the_likeliest():
     assert residual @ logit(risk) == pytest.approx(0, abs=1e-3)
 
 
+def test_predictions_that_hardly_differ_have_a_slope_too(recwarn):
+    truth, risk = patients(128)
+    _, slope = calibration_intercept_slope(truth, risk)
+    _, flat = calibration_intercept_slope(truth, expit(1e-7 * logit(risk)))
+    assert flat * 1e-7 == pytest.approx(slope, rel=1e-4)
+    assert not list(recwarn)
+
+
 @pytest.mark.parametrize("truth, probability", [
     ([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.4]), ([1, 1, 0, 0], [0.1, 0.2, 0.3, 0.4]), ([0, 0, 1, 1], [0.1, 0.2, 0.2, 0.4]),
     ([0, 0, 1, 1], [0.3] * 4)])

@@ -132,9 +132,11 @@ def calibration_intercept_slope(truth: ArrayLike, probability: ArrayLike) -> tup
     positives, negatives = logits[labels], logits[~labels]
     if positives.min() >= negatives.max() or positives.max() <= negatives.min():
         return float(intercept), None
-    # C = inf: no penalty.
-    fit = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-8).fit(logits[:, None], labels)
-    return float(intercept), float(fit.coef_[0, 0])
+    # C = inf: no penalty. Of one spread, because the solver stumbles over predictions that hardly differ.
+    spread = logits.std()
+    standardised = (logits - logits.mean()) / spread
+    fit = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-8).fit(standardised[:, None], labels)
+    return float(intercept), float(fit.coef_[0, 0] / spread)
 
 
 def decision_curve(truth: ArrayLike, probability: ArrayLike, thresholds: ArrayLike) -> DecisionCurve:
