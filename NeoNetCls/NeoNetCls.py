@@ -4,22 +4,16 @@ import dataclasses
 import json
 import logging
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import qt
 import slicer
-import vtk
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
-from slicer.ScriptedLoadableModule import (
-    ScriptedLoadableModule,
-    ScriptedLoadableModuleLogic,
-    ScriptedLoadableModuleTest,
-    ScriptedLoadableModuleWidget,
-)
-from slicer.util import VTKObservationMixin
+from slicer.ScriptedLoadableModule import ScriptedLoadableModule, ScriptedLoadableModuleLogic
 
 try:
     import NeoNetLib  # noqa: F401 - beside this file in an installed extension
@@ -27,9 +21,11 @@ except ModuleNotFoundError:
     sys.path.append(str(Path(__file__).resolve().parents[1] / "NeoNetExtension"))
 
 from neonet_core.errors import NeoNetError
-from NeoNetLib import croppreview, dependencies, nodes, results, segments
+from NeoNetLib import croppreview, nodes, results, segments
 from NeoNetLib.job import Job
 from NeoNetLib.jobpanel import AMBER, JobPanel, demoWarning, researchUseOnly
+from NeoNetLib.moduletest import ModuleTest
+from NeoNetLib.modulewidget import ModuleWidget
 from NeoNetLib.segmentpicker import SegmentPicker
 
 DEMO_STYLE = "background: #ffc53d; color: #1c1400; border: 3px solid #1c1400; padding: 6px; font-weight: bold;"
@@ -71,21 +67,13 @@ class NeoNetClsParameters:
     attentionOpacity: Annotated[float, WithinRange(0, 1)] = 0.5
 
 
-class NeoNetClsWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+class NeoNetClsWidget(ModuleWidget):
     def __init__(self, parent=None):
-        ScriptedLoadableModuleWidget.__init__(self, parent)
-        VTKObservationMixin.__init__(self)
-        self._parameterNode = None
-        self._guiTag = None
+        super().__init__(parent)
         self._inputsShown = None
         self._runShown = None
 
-    def setup(self):
-        ScriptedLoadableModuleWidget.setup(self)
-        uiWidget = slicer.util.loadUI(self.resourcePath("UI/NeoNetCls.ui"))
-        self.layout.addWidget(uiWidget)
-        self.ui = slicer.util.childWidgetVariables(uiWidget)
-        uiWidget.setMRMLScene(slicer.mrmlScene)
+    def build(self):
         self.ui.demoResultLabel.text = demoWarning()
         self.ui.demoResultLabel.setStyleSheet(DEMO_STYLE)
         self.ui.staleLabel.setStyleSheet(AMBER)
@@ -112,41 +100,9 @@ class NeoNetClsWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.attentionSlider.connect("valueChanged(double)", self.showAttention)
         self.ui.exportReportButton.connect("clicked()", self.onExportReport)
         self.ui.exportCsvButton.connect("clicked()", self.onExportCsv)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
-        self.initializeParameterNode()
 
     # --- the module's life ---------------------------------------------------------------------------------------
-
-    def cleanup(self):
-        self.panel.close()
-        self.setParameterNode(None)
-        self.removeObservers()
-
-    def enter(self):
-        self.panel.refresh()
-        self.initializeParameterNode()
-
-    def exit(self):
-        pass  # a job goes on while the user looks at other modules
-
-    def onSceneStartClose(self, caller, event):
-        self.panel.cancel()
-        self.setParameterNode(None)
-
-    def onSceneEndClose(self, caller, event):
-        if self.parent.isEntered:
-            self.initializeParameterNode()
-
-    def onSceneStartImport(self, caller, event):
-        self.setParameterNode(None)  # nodes come one by one: a selector would lose its reference to one still to come
-
-    def onSceneEndImport(self, caller, event):
-        if self.parent.isEntered or self.panel.running:
-            self.initializeParameterNode()
 
     def onNodeRemoved(self, caller, event):
         """The table, an attention map or a crop's box may be gone."""
@@ -154,11 +110,6 @@ class NeoNetClsWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.onParametersModified()
             if self.table is None:
                 self.updateResult()
-
-    def initializeParameterNode(self):
-        """Take up the scene's parameters; what is not chosen yet is proposed."""
-        self.setParameterNode(self.logic.getParameterNode())
-        self.propose()
 
     def propose(self):
         """The case that is shown, so that opening the module and one click give a score."""
@@ -169,20 +120,12 @@ class NeoNetClsWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if current is not parameters.segmentation:
             parameters.segmentation = current
 
-    def setParameterNode(self, parameterNode):
-        if self._parameterNode is not None:
-            self._parameterNode.disconnectGui(self._guiTag)
-            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
-        self._parameterNode = self._inputsShown = self._runShown = None
+    def attach(self, parameterNode):
+        self._inputsShown = self._runShown = None
         self.panel.attach(parameterNode)
         self.picker.attach(parameterNode)
-        self._parameterNode = parameterNode
         if parameterNode is None:
             self.watch.release()
-        else:
-            self._guiTag = parameterNode.connectGui(self.ui)
-            self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
-            self.onParametersModified()
 
     def onParametersModified(self, caller=None, event=None):
         parameters = self._parameterNode
@@ -464,29 +407,17 @@ def _colour(attention):
     display.SetInterpolate(True)
 
 
-class NeoNetClsTest(ScriptedLoadableModuleTest):
+class NeoNetClsTest(ModuleTest):
     """Scenarios through the panel; those that need a job are left out where NeoNet's packages are not installed."""
-
-    def setUp(self):
-        slicer.util.selectModule("Data")
-        slicer.mrmlScene.Clear()
-
-    def runTest(self):
-        for name in [name for name in dir(self) if name.startswith("test_")]:
-            self.setUp()
-            self.delayDisplay(name)
-            getattr(self, name)()
-        self.setUp()
 
     def test_oneClickFromACaseToItsScore(self):
         widget, volume, segmentation = self.openWithCase()
         assert widget.ui.inputVolumeSelector.currentNode() is volume
         assert widget.ui.segmentationSelector.currentNode() is segmentation
         assert widget.ui.noResultLabel.visible and not widget.ui.resultFrame.visible
-        if not self.canRun():
-            return
+        self.needPackages()
         widget.panel.runButton.click()
-        self.waitForEnd(widget)
+        self.waitFor(lambda: not widget.panel.running)
         run = results.latest(widget.table)
         assert run is not None, widget.panel.messageLabel.text + widget.panel.logText.plainText
         assert 0 <= run.probability <= 1 and len(run.score["members"]) == 2 and run.isDemo
@@ -514,7 +445,7 @@ class NeoNetClsTest(ScriptedLoadableModuleTest):
         edited[2, 2, 2] = 1
         for mask, stale in ((edited, True), (before, False), (edited, True)):
             slicer.util.updateSegmentBinaryLabelmapFromArray(mask, segmentation, "tumour", volume)
-            self.spin(lambda stale=stale: widget.ui.staleFrame.visible == stale)
+            self.waitFor(lambda stale=stale: widget.ui.staleFrame.visible == stale, 10)
         assert "segmentation was edited" in widget.ui.staleLabel.text and tumour == "tumour"
         self.addMadeUpRun(widget)
         assert not widget.ui.staleFrame.visible
@@ -524,11 +455,12 @@ class NeoNetClsTest(ScriptedLoadableModuleTest):
         self.addMadeUpRun(widget)
         volume.SetName("renamed")
         segmentation.GetSegmentation().GetSegment("tumour").SetColor(0, 0, 1)
-        self.spin(lambda: False, 1, expected=False)
+        end = time.monotonic() + 1
+        self.waitFor(lambda: time.monotonic() > end)
         assert not widget.ui.staleFrame.visible
         slicer.util.arrayFromVolume(volume)[0, 0, 0] += 1
         slicer.util.arrayFromVolumeModified(volume)
-        self.spin(lambda: widget.ui.staleFrame.visible)
+        self.waitFor(lambda: widget.ui.staleFrame.visible, 10)
         assert "volume was changed" in widget.ui.staleLabel.text
 
     def test_aSavedSceneComesBackWithItsScore(self):
@@ -540,7 +472,7 @@ class NeoNetClsTest(ScriptedLoadableModuleTest):
         slicer.mrmlScene.Clear()
         assert not widget.ui.resultFrame.visible
         assert slicer.util.loadScene(path)
-        self.spin(lambda: widget.ui.resultFrame.visible)
+        self.waitFor(lambda: widget.ui.resultFrame.visible, 10)
         assert results.latest(widget.table) == run and widget.ui.factsLabel.text == facts
         assert widget.table.GetNodeReference(results.REPORT).GetText() == "<html>é</html>"
         assert not widget.ui.staleFrame.visible, widget.ui.staleLabel.text
@@ -549,28 +481,26 @@ class NeoNetClsTest(ScriptedLoadableModuleTest):
         widget, volume, segmentation = self.openWithCase()
         slicer.util.updateSegmentBinaryLabelmapFromArray(
             np.zeros_like(self.mask(segmentation, "tumour", volume)), segmentation, "tumour", volume)
-        if self.canRun():
-            widget.panel.runButton.click()
-            assert not widget.panel.running and "empty" in widget.panel.messageLabel.text
+        self.needPackages()
+        widget.panel.runButton.click()
+        assert not widget.panel.running and "empty" in widget.panel.messageLabel.text
 
     def test_cancelLeavesTheScene(self):
         widget, _volume, _segmentation = self.openWithCase()
-        if not self.canRun():
-            return
+        self.needPackages()
         before = slicer.mrmlScene.GetNumberOfNodes()
         widget.panel.runButton.click()
         folder = widget.panel.job.folder
         widget.panel.cancel()
-        self.waitForEnd(widget, 2)
+        self.waitFor(lambda: not widget.panel.running, 2)
         assert slicer.mrmlScene.GetNumberOfNodes() == before and not folder.exists()
 
     def test_sceneCloseInAJob(self):
         widget, _volume, _segmentation = self.openWithCase()
-        if not self.canRun():
-            return
+        self.needPackages()
         widget.panel.runButton.click()
         slicer.mrmlScene.Clear()
-        self.waitForEnd(widget, 2)
+        self.waitFor(lambda: not widget.panel.running, 2)
         assert not slicer.util.getNodesByClass("vtkMRMLTableNode")
 
     # --- what the scenarios need ---------------------------------------------------------------------------------
@@ -607,25 +537,6 @@ class NeoNetClsTest(ScriptedLoadableModuleTest):
                                None, "<html>é</html>")
         widget.updateResult()
         return table
-
-    def canRun(self):
-        missing = dependencies.missing()
-        if missing:
-            self.delayDisplay(f"Skipped, because these packages are not installed: {', '.join(missing)}")
-        return not missing
-
-    def waitForEnd(self, widget, seconds=300):
-        self.spin(lambda: not widget.panel.running, seconds)
-
-    @staticmethod
-    def spin(condition, seconds=10, expected=True):
-        """Run the event loop until `condition` holds or the time is over."""
-        loop, clock = qt.QEventLoop(), qt.QElapsedTimer()
-        clock.start()
-        while not condition() and clock.elapsed() < 1000 * seconds:
-            qt.QTimer.singleShot(20, loop.quit)
-            loop.exec_()
-        assert bool(condition()) == expected
 
 
 MADE_UP_SCORE = {

@@ -16,13 +16,7 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import parameterNodeWrapper
-from slicer.ScriptedLoadableModule import (
-    ScriptedLoadableModule,
-    ScriptedLoadableModuleLogic,
-    ScriptedLoadableModuleTest,
-    ScriptedLoadableModuleWidget,
-)
-from slicer.util import VTKObservationMixin
+from slicer.ScriptedLoadableModule import ScriptedLoadableModule, ScriptedLoadableModuleLogic
 
 import neonet_core
 from neonet_core.tlcr import LIVER, TUMOUR
@@ -30,6 +24,8 @@ from NeoNetLib import catalogue, dependencies, messages, nodes, results, segment
 from NeoNetLib.croppreview import cropBox, cropOptions
 from NeoNetLib.job import Job
 from NeoNetLib.jobpanel import AMBER, RED, JobPanel, demoWarning, researchUseOnly
+from NeoNetLib.moduletest import ModuleTest
+from NeoNetLib.modulewidget import ModuleWidget
 
 SAMPLES = "NeoNet"
 PHANTOM = "NeoNetPhantom"
@@ -88,22 +84,15 @@ class NeoNetExtensionParameters:
     device: str = "auto"
 
 
-class NeoNetExtensionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+class NeoNetExtensionWidget(ModuleWidget):
     def __init__(self, parent=None):
-        ScriptedLoadableModuleWidget.__init__(self, parent)
-        VTKObservationMixin.__init__(self)
-        self._parameterNode = None
-        self._guiTag = None
+        super().__init__(parent)
+        self._segParameters = self._clsParameters = None
         self._environmentJob = None
         self._report = None
         self._collecting = False  # changes that end in one update
 
-    def setup(self):
-        ScriptedLoadableModuleWidget.setup(self)
-        uiWidget = slicer.util.loadUI(self.resourcePath("UI/NeoNetExtension.ui"))
-        self.layout.addWidget(uiWidget)
-        self.ui = slicer.util.childWidgetVariables(uiWidget)
-        uiWidget.setMRMLScene(slicer.mrmlScene)
+    def build(self):
         for label in (self.ui.resultLabel, self.ui.chartLabel):
             label.setTextFormat(qt.Qt.RichText)
         self.ui.environmentLabel.setTextFormat(qt.Qt.PlainText)
@@ -136,13 +125,8 @@ class NeoNetExtensionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             edit.filters = ctk.ctkPathLineEdit.Dirs  # else its button asks for a file; one can be typed all the same
             edit.connect("currentPathChanged(QString)", lambda path, name=name: self.onPathChosen(name, path))
         self.ui.environmentSection.connect("contentsCollapsed(bool)", self.onEnvironmentCollapsed)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
         self.ui.environmentBar.visible = self.ui.environmentMessage.visible = False
         self.ui.openReportButton.enabled = False
-        self.initializeParameterNode()
 
     def _panel(self, box, text, ability, onRun):
         """A step's job. What stands above all is left out: "Research use only" and the demonstration's warning."""
@@ -159,74 +143,51 @@ class NeoNetExtensionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def panels(self):
         return self.segmentPanel, self.scorePanel, self.batchPanel
 
+    @property
+    def scenePanels(self):
+        return self.segmentPanel, self.scorePanel  # a batch has nothing to do with the scene
+
     # --- the module's life ---------------------------------------------------------------------------------------
 
     def cleanup(self):
-        for panel in self.panels:
-            panel.close()
         self._endEnvironmentJob()
-        self.setParameterNode(None)
-        self.removeObservers()
+        super().cleanup()
 
     def enter(self):
         with self._oneUpdate():
-            for panel in self.panels:
-                panel.refresh()
-            self.initializeParameterNode()
-
-    def exit(self):
-        pass  # a job goes on while the user looks at other modules
-
-    def onSceneStartClose(self, caller, event):
-        for panel in (self.segmentPanel, self.scorePanel):
-            panel.cancel()  # a batch has nothing to do with the scene
-        self.setParameterNode(None)
-
-    def onSceneEndClose(self, caller, event):
-        if self.parent.isEntered:
-            self.initializeParameterNode()
-
-    def onSceneStartImport(self, caller, event):
-        self.setParameterNode(None)  # nodes come one by one: a selector would lose its reference to one still to come
-
-    def onSceneEndImport(self, caller, event):
-        if self.parent.isEntered or any(panel.running for panel in self.panels):
-            self.initializeParameterNode()
+            super().enter()
 
     def initializeParameterNode(self):
-        """Take up the scene's parameters; without a chosen MRI, the one that is shown."""
         with self._oneUpdate():
-            self.setParameterNode(self.logic.getParameterNode())
-            if self._parameterNode.inputVolume is None:
-                self._parameterNode.inputVolume = nodes.shownVolume()
-            volume, parameters = self._parameterNode.inputVolume, self._clsParameters
-            current = segments.latest(parameters.segmentation)
-            if volume is not None and current is None:
-                current = self.logic.step("NeoNetCls").proposedSegmentation(volume)
-            if current is not parameters.segmentation:  # one of NeoNetSeg, or of another source
-                parameters.segmentation = current
-                self.logic.chooseSegments(parameters)
+            super().initializeParameterNode()
 
-    def setParameterNode(self, parameterNode):
+    def propose(self):
+        """Without a chosen MRI, the one that is shown; its newest segmentation."""
+        if self._parameterNode.inputVolume is None:
+            self._parameterNode.inputVolume = nodes.shownVolume()
+        volume, parameters = self._parameterNode.inputVolume, self._clsParameters
+        current = segments.latest(parameters.segmentation)
+        if volume is not None and current is None:
+            current = self.logic.step("NeoNetCls").proposedSegmentation(volume)
+        if current is not parameters.segmentation:  # one of NeoNetSeg, or of another source
+            parameters.segmentation = current
+            self.logic.chooseSegments(parameters)
+
+    def attach(self, parameterNode):
         """The steps' choices are those of their own modules, so that both show the same."""
-        if self._parameterNode is not None:
-            self._parameterNode.disconnectGui(self._guiTag)
-            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
+        if self._clsParameters is not None:
             self.removeObserver(self._clsParameters, vtk.vtkCommand.ModifiedEvent, self.update)
             self.watch.release()
-        self._parameterNode = parameterNode
-        self._segParameters = self._clsParameters = None
-        if parameterNode is not None:
-            self._segParameters = self.logic.step("NeoNetSeg").getParameterNode()
-            self._clsParameters = self.logic.step("NeoNetCls").getParameterNode()
-            self._guiTag = parameterNode.connectGui(self.ui)
-            self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
+        if parameterNode is None:
+            self._segParameters = self._clsParameters = None
+        else:
+            if self._clsParameters is None:
+                self._segParameters = self.logic.step("NeoNetSeg").getParameterNode()
+                self._clsParameters = self.logic.step("NeoNetCls").getParameterNode()
             self.addObserver(self._clsParameters, vtk.vtkCommand.ModifiedEvent, self.update)
         self.segmentPanel.attach(self._segParameters)
         self.scorePanel.attach(self._clsParameters)
         self.batchPanel.attach(parameterNode)
-        if parameterNode is not None:
-            self.onParametersModified()
 
     def onParametersModified(self, caller=None, event=None):
         volume = self._parameterNode.inputVolume
@@ -541,33 +502,23 @@ def _version(name):
         return _("not installed")
 
 
-class NeoNetExtensionTest(ScriptedLoadableModuleTest):
+class NeoNetExtensionTest(ModuleTest):
     """What a radiologist and a data manager do in the panel; needs no file and no network."""
-
-    def setUp(self):
-        slicer.mrmlScene.Clear()
-
-    def runTest(self):
-        for scenario in (self.test_twoClicksToAScore, self.test_environment, self.test_sceneCloseInAJob):
-            self.setUp()
-            scenario()
-        slicer.mrmlScene.Clear()
 
     def test_twoClicksToAScore(self):
         """From a loaded volume to a score: Segment, Score."""
         widget = self.opened()
-        if not self.canRun():
-            return
+        self.needPackages()
         widget.ui.phantomButton.click()
-        self.waitForEnd(widget.segmentPanel)
+        self.waitFor(lambda: not widget.segmentPanel.running)
         volume = widget.ui.volumeSelector.currentNode()
         assert volume is not None, widget.segmentPanel.messageLabel.text
         widget.segmentPanel.runButton.click()
-        self.waitForEnd(widget.segmentPanel)
+        self.waitFor(lambda: not widget.segmentPanel.running)
         assert widget.scorePanel.runButton.enabled, widget.scorePanel.messageLabel.text
         assert "ml" in widget.ui.reviewLabel.text
         widget.scorePanel.runButton.click()
-        self.waitForEnd(widget.scorePanel)
+        self.waitFor(lambda: not widget.scorePanel.running)
         assert results.latest(results.tableOf(volume)).probability is not None
         assert "DEMONSTRATION" in widget.ui.resultLabel.text
 
@@ -580,11 +531,10 @@ class NeoNetExtensionTest(ScriptedLoadableModuleTest):
     def test_sceneCloseInAJob(self):
         """Closing the scene ends the job; nothing of it comes into the next scene."""
         widget = self.opened()
-        if not self.canRun():
-            return
+        self.needPackages()
         widget.ui.phantomButton.click()
         slicer.mrmlScene.Clear()
-        self.waitForEnd(widget.segmentPanel, 2)
+        self.waitFor(lambda: not widget.segmentPanel.running, 2)
         assert not slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
 
     # --- what the scenarios need ---------------------------------------------------------------------------------
@@ -593,18 +543,3 @@ class NeoNetExtensionTest(ScriptedLoadableModuleTest):
     def opened():
         slicer.util.selectModule("NeoNetExtension")
         return slicer.util.getModuleWidget("NeoNetExtension")
-
-    def canRun(self):
-        missing = dependencies.missing()
-        if missing:
-            self.delayDisplay(f"Skipped, because these packages are not installed: {', '.join(missing)}")
-        return not missing
-
-    @staticmethod
-    def waitForEnd(panel, seconds=300):
-        loop, clock = qt.QEventLoop(), qt.QElapsedTimer()
-        clock.start()
-        while panel.running and clock.elapsed() < 1000 * seconds:
-            qt.QTimer.singleShot(20, loop.quit)
-            loop.exec_()
-        assert not panel.running, "The job has not ended in time."

@@ -5,7 +5,6 @@ import shutil
 import sys
 import tempfile
 import time
-import unittest
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -16,23 +15,19 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
-from slicer.ScriptedLoadableModule import (
-    ScriptedLoadableModule,
-    ScriptedLoadableModuleLogic,
-    ScriptedLoadableModuleTest,
-    ScriptedLoadableModuleWidget,
-)
-from slicer.util import VTKObservationMixin
+from slicer.ScriptedLoadableModule import ScriptedLoadableModule, ScriptedLoadableModuleLogic
 
 try:
     import NeoNetLib  # noqa: F401 - beside this file in an installed extension
 except ModuleNotFoundError:
     sys.path.append(str(Path(__file__).resolve().parents[1] / "NeoNetExtension"))
 
-from NeoNetLib import catalogue, croppreview, dependencies, nodes, segments, synthetic
+from NeoNetLib import catalogue, croppreview, nodes, segments, synthetic
 from NeoNetLib.croppreview import CropPreview
 from NeoNetLib.job import Job
 from NeoNetLib.jobpanel import AMBER, JobPanel
+from NeoNetLib.moduletest import ModuleTest
+from NeoNetLib.modulewidget import ModuleWidget
 from NeoNetLib.segmentpicker import SegmentPicker
 from NeoNetLib.sidebyside import SideBySide, viewNodes
 
@@ -84,23 +79,14 @@ class NeoNetGenParameters:
 # --- the panel ------------------------------------------------------------------------------------------------------
 
 
-class NeoNetGenWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+class NeoNetGenWidget(ModuleWidget):
     def __init__(self, parent=None):
-        ScriptedLoadableModuleWidget.__init__(self, parent)
-        VTKObservationMixin.__init__(self)
-        self._parameterNode = None
-        self._guiTag = None
+        super().__init__(parent)
         self._browser = None
         self.preview = self._previewOf = None
         self.patches = []
 
-    def setup(self):
-        ScriptedLoadableModuleWidget.setup(self)
-        uiWidget = slicer.util.loadUI(self.resourcePath("UI/NeoNetGen.ui"))
-        self.layout.addWidget(uiWidget)
-        self.ui = slicer.util.childWidgetVariables(uiWidget)
-        uiWidget.setMRMLScene(slicer.mrmlScene)
-
+    def build(self):
         self.logic = NeoNetGenLogic()
         self.sideBySide = SideBySide()
         self.panel = JobPanel(self.ui.jobFrame.layout(), _("Generate"), "canGenerate", self.ui.settingsLayout)
@@ -120,55 +106,27 @@ class NeoNetGenWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.lineageTable.connect("cellClicked(int,int)", self.onRowClicked)
         self.ui.compareButton.connect("toggled(bool)", self.onCompareToggled)
         self.ui.exportButton.connect("clicked()", self.onExport)
-        scene = slicer.mrmlScene
-        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(scene, scene.StartImportEvent, self.onSceneStartImport)
-        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
-        self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
-        self.initializeParameterNode()
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
 
     # --- the module's life -------------------------------------------------------------------------------------------
 
     def cleanup(self):
-        self.panel.close()
         self.hidePreview()
-        self.setParameterNode(None)
-        self.removeObservers()
-
-    def enter(self):
-        self.panel.refresh()
-        self.initializeParameterNode()
-
-    def exit(self):
-        pass  # a job goes on, and the patches stay, while the user looks at other modules
+        super().cleanup()
 
     def onSceneStartClose(self, caller, event):
-        self.panel.cancel()
         if self.preview is not None:
             self.preview.release()  # its nodes go with the scene
         self.preview = self._previewOf = None
         self.sideBySide.forget()
-        self.setParameterNode(None)
-
-    def onSceneEndClose(self, caller, event):
-        if self.parent.isEntered:
-            self.initializeParameterNode()
-
-    def onSceneStartImport(self, caller, event):
-        self.setParameterNode(None)  # nodes come one by one: a selector would lose its reference to one still to come
-
-    def onSceneEndImport(self, caller, event):
-        if self.parent.isEntered or self.panel.running:
-            self.initializeParameterNode()
+        super().onSceneStartClose(caller, event)
 
     def onNodeRemoved(self, caller, event):
         if self._parameterNode is not None and not all(map(slicer.mrmlScene.IsNodePresent, self.patches)):
             self.showPatches()
 
-    def initializeParameterNode(self):
-        """Take up the scene's parameters; without a chosen segmentation, the only one there is, with its MRI."""
-        self.setParameterNode(self.logic.getParameterNode())
+    def propose(self):
+        """Without a chosen segmentation, the only one there is, with its MRI."""
         parameters = self._parameterNode
         current = segments.latest(parameters.segmentation)
         if current is None:
@@ -177,17 +135,12 @@ class NeoNetGenWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if current is not parameters.segmentation:
             parameters.segmentation = current
 
-    def setParameterNode(self, parameterNode):
-        if self._parameterNode is not None:
-            self._parameterNode.disconnectGui(self._guiTag)
-            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
-        self._parameterNode = parameterNode
+    def attach(self, parameterNode):
         self.panel.attach(parameterNode)
         self.picker.attach(parameterNode)
-        if parameterNode is not None:
-            self._guiTag = parameterNode.connectGui(self.ui)
-            self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
-            self.onParametersModified()
+
+    def setParameterNode(self, parameterNode):
+        super().setParameterNode(parameterNode)
         self.showPatches()
 
     def onParametersModified(self, caller=None, event=None):
@@ -201,13 +154,12 @@ class NeoNetGenWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onModelChanged(self):
         """The classes are called as the model's outcome is."""
-        if self._parameterNode is None:
-            return
         outcome = synthetic.outcomeName(self.panel.bundle.outcome if self.panel.bundle else "")
         for index, text in enumerate((_("{outcome} positive"), _("{outcome} negative"))):
             self.ui.outcomeCombo.setItemText(index, text.format(outcome=outcome))
-        self.updatePreview()
-        self.checkInputs()
+        if self._parameterNode is not None:
+            self.updatePreview()
+            self.checkInputs()
 
     def onOutcomeChosen(self, index):
         if self._parameterNode is not None:
@@ -215,6 +167,8 @@ class NeoNetGenWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def checkInputs(self):
         parameters = self._parameterNode
+        if parameters is None:
+            return  # a scene was loaded while another module was open; the preview follows its segmentation still
         problem = self.logic.problem(parameters.inputVolume, parameters.segmentation, parameters.tumourSegment)
         moved = bool(self.cropOptions())
         if self.preview is not None:
@@ -490,21 +444,18 @@ class NeoNetGenLogic(ScriptedLoadableModuleLogic):
         job.start()
         return job
 
+
 # --- scenarios, in Slicer and on the stand-in ------------------------------------------------------------------------
 
 
-class NeoNetGenTest(ScriptedLoadableModuleTest):
+class NeoNetGenTest(ModuleTest):
+    """What a researcher does in the panel; scenarios that need a job are left out where packages are missing."""
+
     def setUp(self):
-        slicer.mrmlScene.Clear()
+        super().setUp()
         self.logic = NeoNetGenLogic()
         self.folder = Path(tempfile.mkdtemp(prefix="NeoNetGenTest-"))
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
-
-    def runTest(self):
-        for name in unittest.defaultTestLoader.getTestCaseNames(type(self)):
-            self.setUp()
-            getattr(self, name)()
-            self.doCleanups()
 
     # --- what the tests need -----------------------------------------------------------------------------------------
 
@@ -575,18 +526,6 @@ class NeoNetGenTest(ScriptedLoadableModuleTest):
     def panel(self):
         slicer.util.selectModule("NeoNetGen")
         return slicer.modules.NeoNetGenWidget
-
-    def wait(self, condition, seconds=240):
-        """Let the event loop run until the condition holds."""
-        end = time.monotonic() + seconds
-        while not condition():
-            self.assertLess(time.monotonic(), end, "nothing happened")
-            slicer.app.processEvents()
-            time.sleep(0.01)
-
-    def needPackages(self):
-        if dependencies.missing():
-            self.skipTest("the packages of NeoNet are not installed")
 
     @staticmethod
     def content():
@@ -700,7 +639,6 @@ class NeoNetGenTest(ScriptedLoadableModuleTest):
     # --- the panel ---------------------------------------------------------------------------------------------------
 
     def test_thePanelFindsWhatItNeeds(self):
-        slicer.util.selectModule("Data")
         volumeNode, segmentationNode = self.case()
         widget = self.panel()
         self.assertEqual(widget.ui.inputVolumeSelector.currentNode(), volumeNode)
@@ -772,9 +710,9 @@ class NeoNetGenTest(ScriptedLoadableModuleTest):
         widget.ui.countSpin.value, widget.ui.seedSpin.value, widget.ui.stepsSpin.value = 2, 3, 2
         widget.panel.runButton.click()
         self.assertTrue(widget.panel.running)
-        self.wait(lambda: not widget.panel.running)
+        self.waitFor(lambda: not widget.panel.running)
         self.assertEqual(len(widget.patches), 2, widget.panel.messageLabel.text + widget.panel.logText.plainText)
-        self.wait(lambda: widget.sideBySide.active, 10)
+        self.waitFor(lambda: widget.sideBySide.active, 10)
         self.assertTrue(widget.ui.compareButton.checked)
         self.assertEqual([synthetic.lineageOf(patch)["steps"] for patch in widget.patches], [2, 2])
         self.assertIn(synthetic.DEMONSTRATION, widget.patches[0].GetName())
@@ -792,14 +730,14 @@ class NeoNetGenTest(ScriptedLoadableModuleTest):
         job = self.logic.generate(volumeNode, segmentationNode, *ids, bundle, 20, 0, 500, POSITIVE, [], "cpu",
                                   onFinished=lambda *values: ended.append(values))
         begun = time.monotonic()
-        self.wait(lambda: time.monotonic() > begun + 3)  # until it computes
+        self.waitFor(lambda: time.monotonic() > begun + 3)  # until it computes
         folder = job.folder
         job.cancel()
-        self.wait(lambda: bool(ended), 5)
+        self.waitFor(lambda: bool(ended), 5)
         self.assertTrue(ended[0][0].cancelled)
         self.assertEqual(ended[0][1], [])
         self.assertEqual(self.content(), before)
-        self.wait(lambda: not folder.exists(), 5)
+        self.waitFor(lambda: not folder.exists(), 5)
 
     def test_aSceneMayBeClosedWhilePatchesAreDrawn(self):
         self.needPackages()
@@ -809,7 +747,7 @@ class NeoNetGenTest(ScriptedLoadableModuleTest):
         widget.ui.countSpin.value, widget.ui.stepsSpin.value = 20, 500
         widget.panel.runButton.click()
         slicer.mrmlScene.Clear()
-        self.wait(lambda: not widget.panel.running, 10)
+        self.waitFor(lambda: not widget.panel.running, 10)
         self.assertEqual(widget.patches, [])
 
     def test_anMriThatIsGoneGetsNoPatches(self):
@@ -822,7 +760,7 @@ class NeoNetGenTest(ScriptedLoadableModuleTest):
                             onFinished=lambda *values: ended.append(values))
         slicer.mrmlScene.RemoveNode(volumeNode)
         before = self.content()
-        self.wait(lambda: bool(ended))
+        self.waitFor(lambda: bool(ended))
         self.assertFalse(ended[0][0].ok)
         self.assertIn("removed", ended[0][0].message)
         self.assertEqual(self.content(), before)

@@ -6,18 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import qt
 import slicer
-import vtk
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import parameterNodeWrapper
-from slicer.ScriptedLoadableModule import (
-    ScriptedLoadableModule,
-    ScriptedLoadableModuleLogic,
-    ScriptedLoadableModuleTest,
-    ScriptedLoadableModuleWidget,
-)
-from slicer.util import VTKObservationMixin
+from slicer.ScriptedLoadableModule import ScriptedLoadableModule, ScriptedLoadableModuleLogic
 
 try:
     import NeoNetLib  # noqa: F401 - beside this file in an installed extension
@@ -25,10 +17,12 @@ except ModuleNotFoundError:
     sys.path.append(str(Path(__file__).resolve().parents[1] / "NeoNetExtension"))
 
 from neonet_core.tlcr import TUMOUR
-from NeoNetLib import dependencies, messages, nodes, segments
+from NeoNetLib import messages, nodes, segments
 from NeoNetLib.croppreview import CropPreview
 from NeoNetLib.job import Job
 from NeoNetLib.jobpanel import AMBER, RED, BundleCombo, JobPanel
+from NeoNetLib.moduletest import ModuleTest
+from NeoNetLib.modulewidget import ModuleWidget
 from NeoNetLib.segmentpicker import SegmentPicker
 
 
@@ -68,23 +62,14 @@ class NeoNetSegParameters:
     previewCrop: bool = False
 
 
-class NeoNetSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+class NeoNetSegWidget(ModuleWidget):
     def __init__(self, parent=None):
-        ScriptedLoadableModuleWidget.__init__(self, parent)
-        VTKObservationMixin.__init__(self)
-        self._parameterNode = None
-        self._guiTag = None
+        super().__init__(parent)
         self._segmented = None  # volume of the latest job
         self.preview = None  # CropPreview while the crop is shown
         self._previewed = None  # what it was made of
 
-    def setup(self):
-        ScriptedLoadableModuleWidget.setup(self)
-        uiWidget = slicer.util.loadUI(self.resourcePath("UI/NeoNetSeg.ui"))
-        self.layout.addWidget(uiWidget)
-        self.ui = slicer.util.childWidgetVariables(uiWidget)
-        uiWidget.setMRMLScene(slicer.mrmlScene)
-
+    def build(self):
         self.logic = NeoNetSegLogic()
         self.panel = JobPanel(self.ui.jobFrame.layout(), _("Segment"), "canSegment", self.ui.inputLayout)
         self.panel.onRun = self.onSegment
@@ -97,60 +82,25 @@ class NeoNetSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.previewButton.connect("clicked()", self.onPreviewClicked)
         self.ui.followButton.connect("clicked()", self.onFollow)
         self.ui.cropLayerCombo.connect("currentIndexChanged(int)", self.onCropLayerChosen)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
-        self.initializeParameterNode()
 
     # --- the module's life ---------------------------------------------------------------------------------------
 
     def cleanup(self):
-        self.panel.close()
         self.releasePreview()
-        self.setParameterNode(None)
-        self.removeObservers()
-
-    def enter(self):
-        self.panel.refresh()
-        self.initializeParameterNode()
-
-    def exit(self):
-        pass  # a job goes on, and the preview stays, while the user looks at other modules
+        super().cleanup()
 
     def onSceneStartClose(self, caller, event):
-        self.panel.cancel()
         self.releasePreview()
-        self.setParameterNode(None)
+        super().onSceneStartClose(caller, event)
 
-    def onSceneEndClose(self, caller, event):
-        if self.parent.isEntered:
-            self.initializeParameterNode()
-
-    def onSceneStartImport(self, caller, event):
-        self.setParameterNode(None)  # nodes come one by one: a selector would lose its reference to one still to come
-
-    def onSceneEndImport(self, caller, event):
-        if self.parent.isEntered or self.panel.running:
-            self.initializeParameterNode()
-
-    def initializeParameterNode(self):
-        """Take up the scene's parameters; without a chosen MRI, the one that is shown."""
-        self.setParameterNode(self.logic.getParameterNode())
-        if self._parameterNode.inputVolume is None:
-            self._parameterNode.inputVolume = nodes.shownVolume()
-
-    def setParameterNode(self, parameterNode):
-        if self._parameterNode is not None:
-            self._parameterNode.disconnectGui(self._guiTag)
-            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
-        self._parameterNode = parameterNode
+    def attach(self, parameterNode):
         self.panel.attach(parameterNode)
         self.picker.attach(parameterNode)
-        if parameterNode is not None:
-            self._guiTag = parameterNode.connectGui(self.ui)
-            self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
-            self.onParametersModified()
+
+    def propose(self):
+        """Without a chosen MRI, the one that is shown."""
+        if self._parameterNode.inputVolume is None:
+            self._parameterNode.inputVolume = nodes.shownVolume()
 
     def onParametersModified(self, caller=None, event=None):
         parameters = self._parameterNode
@@ -338,18 +288,8 @@ class NeoNetSegLogic(ScriptedLoadableModuleLogic):
         slicer.util.selectModule("SegmentEditor")
 
 
-class NeoNetSegTest(ScriptedLoadableModuleTest):
+class NeoNetSegTest(ModuleTest):
     """What a radiologist does in the panel, on a small synthetic volume; needs no file and no network."""
-
-    def setUp(self):
-        slicer.mrmlScene.Clear()
-
-    def runTest(self):
-        for scenario in (self.test_existingSegmentation, self.test_previewFollowsTheTumour, self.test_correct,
-                         self.test_segment, self.test_cancel, self.test_sceneCloseInAJob):
-            self.setUp()
-            scenario()
-        slicer.mrmlScene.Clear()
 
     def test_existingSegmentation(self):
         """Liver and tumour are found by name in a segmentation of another source."""
@@ -387,12 +327,11 @@ class NeoNetSegTest(ScriptedLoadableModuleTest):
     def test_segment(self):
         """One click from a loaded volume to a segmentation, by a real job."""
         widget, volume = self.openWithVolume()
-        if not self.canRun():
-            return
+        self.needPackages()
         assert widget.ui.inputVolumeSelector.currentNode() is volume
         widget.panel.runButton.click()
         assert widget.panel.running
-        self.waitForEnd(widget)
+        self.waitFor(lambda: not widget.panel.running)
         segmentation = widget.ui.segmentationSelector.currentNode()
         assert segmentation is not None, widget.panel.messageLabel.text
         assert segmentation.GetNodeReference("referenceImageGeometryRef") is volume
@@ -401,24 +340,22 @@ class NeoNetSegTest(ScriptedLoadableModuleTest):
     def test_cancel(self):
         """Cancel leaves the scene as it was, and no folder behind."""
         widget, _volume = self.openWithVolume()
-        if not self.canRun():
-            return
+        self.needPackages()
         before = slicer.mrmlScene.GetNumberOfNodes()
         widget.panel.runButton.click()
         folder = widget.panel.job.folder
         widget.panel.cancel()
-        self.waitForEnd(widget, 2)
+        self.waitFor(lambda: not widget.panel.running, 2)
         assert slicer.mrmlScene.GetNumberOfNodes() == before and not folder.exists()
 
     def test_sceneCloseInAJob(self):
         """Closing the scene ends the job; nothing of it comes into the next scene."""
         widget, _volume = self.openWithVolume()
-        if not self.canRun():
-            return
+        self.needPackages()
         widget.panel.runButton.click()
         folder = widget.panel.job.folder
         slicer.mrmlScene.Clear()
-        self.waitForEnd(widget, 2)
+        self.waitFor(lambda: not widget.panel.running, 2)
         assert not slicer.util.getNodesByClass("vtkMRMLSegmentationNode") and not folder.exists()
 
     # --- what the scenarios need ---------------------------------------------------------------------------------
@@ -426,7 +363,6 @@ class NeoNetSegTest(ScriptedLoadableModuleTest):
     @staticmethod
     def openWithVolume():
         """The panel, and an MRI of 24 x 24 x 24 voxels of 3 mm in the scene: (widget, volume node)."""
-        slicer.util.selectModule("Data")
         slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)  # made when first asked for
         k, j, i = np.indices((24, 24, 24))
         array = 100 + 500 * ((i - 12) ** 2 + (j - 12) ** 2 + (k - 12) ** 2 < 80) - 300 * (abs(i - 9) + abs(j - 12) < 4)
@@ -449,18 +385,3 @@ class NeoNetSegTest(ScriptedLoadableModuleTest):
             segmentId = node.GetSegmentation().AddEmptySegment("", name)
             slicer.util.updateSegmentBinaryLabelmapFromArray(mask, node, segmentId, volume)
         return node
-
-    def canRun(self):
-        missing = dependencies.missing()
-        if missing:
-            self.delayDisplay(f"Skipped, because these packages are not installed: {', '.join(missing)}")
-        return not missing
-
-    @staticmethod
-    def waitForEnd(widget, seconds=300):
-        loop, clock = qt.QEventLoop(), qt.QElapsedTimer()
-        clock.start()
-        while widget.panel.running and clock.elapsed() < 1000 * seconds:
-            qt.QTimer.singleShot(20, loop.quit)
-            loop.exec_()
-        assert not widget.panel.running, "The job has not ended in time."

@@ -99,7 +99,7 @@ class BundleCombo:
 class JobPanel(VTKObservationMixin):
     """Box with a model, a device and a job that runs in the background.
 
-    In the module's ``setup()``, with an empty layout (or the module's own) as the parent::
+    In the module's ``build()``, with an empty layout (or the module's own) as the parent::
 
         self.panel = JobPanel(self.ui.jobFrame.layout(), _("Segment"), ability="canSegment")
         self.panel.onRun = self.segment          # [Segment] was clicked and the packages are there
@@ -111,8 +111,7 @@ class JobPanel(VTKObservationMixin):
 
     What the logic gives to `onFinished` goes on to ``panel.onFinished(outcome, *results)``; the panel has then shown
     how the job ended. ``panel.attach(parameterNode)`` (None to detach) keeps the choices in its strings `bundle` and
-    `device`; call ``panel.refresh()`` in ``enter()``, ``panel.cancel()`` in ``onSceneStartClose()`` and
-    ``panel.close()`` in ``cleanup()``.
+    `device`; `ModuleWidget` refreshes, cancels and closes it.
 
     Children for tests, by objectName: bundleCombo, addBundleButton, demoLabel, cardLabel, deviceCombo, runButton,
     cancelButton, progressBar, messageLabel, researchUseLabel, logSection, logText. [Cancel] takes the place of the run

@@ -20,7 +20,7 @@ from neonet_core import __version__
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Events, JsonLines, Terminal
 from neonet_core.pretrained import IMPORTABLE
-from neonet_core.training.device import DEVICES
+from neonet_core.training.device import DEVICES, is_out_of_memory
 
 if TYPE_CHECKING:
     from neonet_core.volume import Volume
@@ -66,7 +66,15 @@ def _environment_fault(error: Exception) -> NeoNetError | None:
     if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
         return NeoNetError("NOT_WRITABLE", f"{error.filename} is a file where a folder is needed, or the reverse.",
                            "Choose another --out.")
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return NeoNetError("NO_PERMISSION", f"{error.filename or 'The disk'} can only be read.",
+                           "Choose another --out.")
+    if isinstance(error, OSError) and error.errno in (getattr(errno, "EDQUOT", None), errno.EFBIG):
+        return NeoNetError("DISK_FULL", "The disk's quota is used up.", "Free some space, or choose another --out.")
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.EIO, getattr(errno, "ESTALE", None)):
+        return NeoNetError("NOT_WRITABLE", f"{error.filename or 'A file'}: {error.strerror}.",
+                           "Check the disk and the path.")
+    if is_out_of_memory(error):
         return NeoNetError("OUT_OF_MEMORY", "There is not enough memory for this.",
                            "Close other programs, choose --device cpu, or a smaller batch (--set ...batch_size=1).")
     return None
@@ -597,10 +605,14 @@ def _selftest(options: argparse.Namespace, events: Events) -> None:
 def _bundle_export(options: argparse.Namespace, events: Events) -> None:
     from neonet_core.bundle import ModelCard
     from neonet_core.experiment.export import export_bundle
-    from neonet_core.experiment.run import Run
+    from neonet_core.experiment.run import runs_in
 
+    run, *others = runs_in(options.folder)
+    if others:
+        raise NeoNetError("SEVERAL_RUNS", f"{options.folder} holds {len(others) + 1} runs, one of each seed.",
+                          f"Export one of them: {run.folder}.")
     card = ModelCard(intended_use=options.intended_use, training_data=options.training_data, limits=options.limits)
-    bundle = export_bundle(Run(options.folder), options.out, name=options.name or options.out.name, card=card,
+    bundle = export_bundle(run, options.out, name=options.name or options.out.name, card=card,
                            half=options.half, ratio=options.ratio)
     events.result(bundle=bundle.folder, hash=bundle.hash, members=len(bundle.record.members))
 

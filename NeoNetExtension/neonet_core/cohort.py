@@ -476,12 +476,20 @@ def _read_case(path: Path, line: int, row: dict[str, str], outcome: str | None) 
     label_values: dict[int, int] = {}
     for column, label in (("liver_label", 1), ("tumour_label", 2)):
         for text in filter(None, (part.strip() for part in take(column).split("|"))):
-            if not re.fullmatch(r"[0-9]+", text) or int(text) == 0:
+            whole = _without_zeros(text)
+            if not re.fullmatch(r"[0-9]+", whole) or int(whole) == 0:
                 raise bad(column, f"{text!r} is not a whole number above 0", "Join several values by |, e.g. 5|6.")
-            if label_values.setdefault(int(text), label) != label:
+            if label_values.setdefault(int(whole), label) != label:
                 raise bad(column, f"{text} is the liver's value already", "Each value is liver or tumour.")
+    if "series" in row:
+        row["series"] = _without_zeros(row["series"])
     return Case(case_id, path.parent / image, path.parent / label_map if label_map else None, known[stated],
                 patient_id or case_id, label_values or None, row)
+
+
+def _without_zeros(text: str) -> str:
+    """pandas writes 4.0 for 4 as soon as one value of a column is missing."""
+    return re.sub(r"^([0-9]+)\.0+$", r"\1", text)
 
 
 def _bad_manifest(path: Path, problem: str, hint: str) -> NeoNetError:
@@ -532,7 +540,12 @@ def read_case_labels(path: Path, values: dict[int, int] | None) -> Volume:
         return read_label_map(path)
     # The manifest names the two structures of a file that may hold many: whatever is not named is background.
     stored = read_volume(path)
-    array = np.rint(stored.array) if stored.array.dtype.kind == "f" else stored.array
+    array = stored.array
+    if array.dtype.kind == "f":
+        array = np.rint(array)
+        if not np.allclose(array, stored.array, rtol=0, atol=1e-3):
+            raise NeoNetError("BAD_LABELS", f"{path}: the label map holds values that are not whole.",
+                              "It may have been resampled: labels are resampled by the nearest neighbour.")
     labels = np.zeros(array.shape, np.uint8)
     for value, label in values.items():
         labels[array == value] = label

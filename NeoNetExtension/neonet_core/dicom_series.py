@@ -36,6 +36,7 @@ SIZE_ROWS, SIZE_COLUMNS, FRAMES = "0028|0010", "0028|0011", "0028|0008"
 SPACING, POSITION, ORIENTATION = "0028|0030", "0020|0032", "0020|0037"
 SERIES_UID, SERIES_NUMBER, DESCRIPTION, MODALITY = "0020|000e", "0020|0011", "0008|103e", "0008|0060"
 INSTANCE_UID = "0008|0018"
+DAMAGED = "damaged"  # in place of a header: the name of the file
 WHAT_DIFFERS = {  # why a series may have several images at one position
     "0018|0081": "echo time",
     "0018|0080": "repetition time",
@@ -115,13 +116,12 @@ def series_files(path: Path, series: str | None = None) -> Iterator[list[Path]]:
     A zip is unpacked for as long as the context lasts.
     """
     with _files(path) as files:
-        headers = _one_series([header for file in files if (header := _header(file))], series)
-        yield [Path(header["path"]) for header in headers]
+        yield [Path(header["path"]) for header in _one_series(_headers(files), series)]
 
 
 def series_grid(files: Sequence[Path]) -> SeriesGrid:
     """Where the slices of one series lie; without its pixels. Errors as `read_dicom`."""
-    headers = _one_series([header for file in files if (header := _header(file))], None)
+    headers = _one_series(_headers(files), None)
     multiframe = _is_multiframe(headers)
     slices = _multiframe_slices(headers[0])[0] if multiframe else [_slice(header) for header in headers]
     order, affine = _stack(slices)
@@ -204,7 +204,7 @@ def _unsafe(what: str) -> NeoNetError:
 
 
 def _read_series(files: Sequence[Path], series: str | None) -> tuple[np.ndarray, np.ndarray]:
-    headers = _one_series([header for file in files if (header := _header(file))], series)
+    headers = _one_series(_headers(files), series)
     if _is_multiframe(headers):
         return _read_multiframe(headers[0])
     slices = [_slice(header) for header in headers]
@@ -224,19 +224,22 @@ def _is_multiframe(headers: Sequence[dict[str, str]]) -> bool:
     return _frames(headers[0]) > 1
 
 
+def _headers(files: Sequence[Path]) -> list[dict[str, str]]:
+    """The headers of all DICOM images among the files."""
+    return [header for file in files if (header := _header(file))]
+
+
 def _header(path: Path) -> dict[str, str] | None:
-    """Attributes of a DICOM image as text, keyed ``"gggg|eeee"``, and its path; None for any other file."""
-    reader = _reader(path)
+    """Attributes of a DICOM image as text, keyed ``"gggg|eeee"``, and its path; None for any other file.
+
+    Of a damaged image its path and, if that can be found, its SeriesInstanceUID alone (`_one_series` knows whether it
+    matters).
+    """
     try:
+        reader = _reader(path)
         reader.ReadImageInformation()
-    except RuntimeError as error:
-        if _is_damaged_image(path):
-            raise NeoNetError(
-                "UNREADABLE_FILE",
-                f"Its file {path.name} is a truncated or damaged DICOM image.",
-                "Copy or export the series again.",
-            ) from error
-        return None
+    except (RuntimeError, UnicodeEncodeError):
+        return {DAMAGED: path.name, SERIES_UID: _series_uid(path)} if _is_damaged_image(path) else None
     header = {}
     for key in reader.GetMetaDataKeys():
         if len(key) == 9:
@@ -246,7 +249,16 @@ def _header(path: Path) -> dict[str, str] | None:
     return header | {"path": str(path)}
 
 
+def _series_uid(path: Path) -> str:
+    """SeriesInstanceUID of a file that GDCM cannot read, or "" where it is not found."""
+    with open(path, "rb") as file:
+        start = file.read(1 << 16)
+    found = re.search(rb"\x20\x00\x0e\x00(?:UI..|.{2}\x00\x00)([0-9.]{1,64})", start, re.DOTALL)
+    return found[1].decode("ascii").rstrip("\0 ") if found else ""
+
+
 def _reader(path: Path | str) -> Any:
+    str(path).encode("utf-8")  # of a name that is no text SimpleITK ends the process
     reader = simpleitk().ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))
@@ -271,10 +283,15 @@ def _is_damaged_image(path: Path) -> bool:
 
 def _one_series(headers: Sequence[dict[str, str]], series: str | None) -> list[dict[str, str]]:
     """The headers of the one series there is, or of the one asked for; each image once."""
+    damaged = [header for header in headers if DAMAGED in header]
     by_series: dict[str, dict[str, dict[str, str]]] = defaultdict(dict)
     for header in headers:
+        if DAMAGED in header:
+            continue
         by_series[header.get(SERIES_UID, "")].setdefault(header[INSTANCE_UID], header)
     groups = sorted(by_series.values(), key=lambda group: _series_order(next(iter(group.values()))))
+    if damaged and (series is None or not groups):
+        raise _damaged(damaged[0])
     if not groups:
         raise NeoNetError("NO_DICOM", "No DICOM image in it.", "Give the folder, or a zip of it, with the series.")
     numbers = [next(iter(group.values())).get(SERIES_NUMBER, "") for group in groups]
@@ -284,6 +301,9 @@ def _one_series(headers: Sequence[dict[str, str]], series: str | None) -> list[d
         wanted = str(series).strip()
         chosen = [i for i in chosen if wanted == uids[i]] or [i for i in chosen if wanted == numbers[i]]
     if len(chosen) == 1:
+        for header in damaged:
+            if header[SERIES_UID] in ("", uids[chosen[0]]):
+                raise _damaged(header)
         return list(groups[chosen[0]].values())
     shown = chosen or range(len(groups))
     listed = "; ".join(
@@ -294,6 +314,11 @@ def _one_series(headers: Sequence[dict[str, str]], series: str | None) -> list[d
     if not chosen:
         raise NeoNetError("SERIES_NOT_FOUND", f"No series {series} in it. There are: {listed}.", hint)
     raise NeoNetError("SEVERAL_SERIES", f"It holds {len(chosen)} series: {listed}.", hint)
+
+
+def _damaged(header: dict[str, str]) -> NeoNetError:
+    return NeoNetError("UNREADABLE_FILE", f"Its file {header[DAMAGED]} is a truncated or damaged DICOM image.",
+                       "Copy or export the series again.")
 
 
 def _series_order(header: dict[str, str]) -> tuple[int, str]:

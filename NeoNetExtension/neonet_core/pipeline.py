@@ -26,6 +26,7 @@ from neonet_core.volume import Volume, reorient_like, resample_like, write_volum
 if TYPE_CHECKING:
     import torch
 
+    from neonet_core.classification.pattennet import PattenNet
     from neonet_core.figures import Views
 
 Point = tuple[float, float, float]
@@ -240,7 +241,7 @@ def classify_patches(bundle: Bundle, patches: Sequence[TumourPatch], image: Volu
     for done, ((encoder, network), patch) in enumerate(zip(classifiers, patches, strict=True)):
         events.progress("classify", done, len(classifiers))
         with torch.inference_mode():
-            features = encode_channels(encoder, torch.from_numpy(patch.channels)[None].to(device))
+            features = encode_channels(encoder, torch.from_numpy(_seen_by(network, patch))[None].to(device))
             masks = masks_at(torch.from_numpy(patch.masks)[None], features.shape[2:]).to(device)
             logit, weights = network.score_and_attention(features.float(), masks)
             weights = torch.nn.functional.interpolate(weights.float(), size=patch.crop.size, mode="trilinear")
@@ -250,6 +251,15 @@ def classify_patches(bundle: Bundle, patches: Sequence[TumourPatch], image: Volu
     events.progress("classify", len(classifiers), len(classifiers))
     return Score(tuple(members), bundle.record.threshold, _shares_below(bundle, float(np.mean(members))),
                  Volume(attention, image.affine))
+
+
+def _seen_by(network: PattenNet, patch: TumourPatch) -> np.ndarray:
+    """The classifier's input (2, X, Y, Z) float32: the TLCR channels, or the same of a constant image."""
+    from neonet_core.classification.training import CONSTANT_INTENSITY
+
+    if network.inputs == "image":
+        return patch.channels
+    return image_channels(np.full(patch.crop.size, CONSTANT_INTENSITY, np.float32), patch.masks)
 
 
 def _shares_below(bundle: Bundle, probability: float) -> dict[str, float]:
@@ -318,14 +328,22 @@ def predict_case(image: Volume, *, label_map: Volume | None = None, bundle: str 
     settings = model.record.preset.crop
     if need_score and not model.can_classify():
         raise NeoNetError("NO_PNI_MODEL", f"The bundle '{model.name}' holds no PNI model.", "Use a bundle with NeoCls.")
+    lost = ""
     if measurements.tumour_ml > 0 or need_score:  # cut_patch raises EMPTY_TUMOUR
-        with _timed(seconds, "crop"):
-            patches = _member_patches(model, image, label_map, settings, tumour_at, crop_center)
+        try:
+            with _timed(seconds, "crop"):
+                patches = _member_patches(model, image, label_map, settings, tumour_at, crop_center)
+        except NeoNetError as error:
+            if error.code != "EMPTY_TUMOUR" or need_score:
+                raise
+            lost = error.message
     patch = patches[0] if patches else None
     used = (model,) if label_map_given else (model, segmenting)
     facts = comparable_facts(image, label_map)
     flags = case_flags(image, label_map, measurements, patch.crop if patch else None, model,
                        demo=any(bundle.is_demo for bundle in used), facts=facts)
+    if lost:
+        flags = (*flags, Flag("NO_TUMOUR", f"{lost} So there is no score."))
     against = next((flag for flag in flags if flag.code in NO_SCORE_FLAGS), None)
     if against is None:
         with _timed(seconds, "classify"):

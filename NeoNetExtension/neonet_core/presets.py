@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from neonet_core.errors import NeoNetError
 
@@ -51,6 +51,13 @@ class Training(Settings):
     """Epochs without a better validation value after which training stops; None: never."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
     clip_gradient: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _patience_sees_a_validation(self) -> Training:
+        if self.patience is not None and self.patience < self.validate_every:
+            raise ValueError(f"patience {self.patience} ends before the next validation, validate_every "
+                             f"{self.validate_every}")
+        return self
 
 
 class SegSettings(Training):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import os
+import re
 import uuid
 import zlib
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,9 @@ from neonet_core.errors import NeoNetError
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
+NRRD_SUFFIXES = (".nrrd", ".nhdr")
+SPACING_FIELDS = {b"spacings", b"space directions", b"elementspacing", b"elementsize"}
+"""Of the headers of NRRD and MetaImage; a file without any of them would be read as 1 mm."""
 WRITABLE_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".mha")
 READABLE = ".nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd, a folder of DICOM files or a .zip of one"
 
@@ -233,6 +237,7 @@ def _nifti_affine(header: Any) -> np.ndarray:
 def _read_itk(path: Path, image_io: str) -> tuple[np.ndarray, np.ndarray]:
     """Array and RAS affine of a NRRD or MetaImage file."""
     sitk = simpleitk()
+    str(path).encode("utf-8")  # of a name that is no text SimpleITK ends the process
     reader = sitk.ImageFileReader()
     reader.SetImageIO(image_io)
     reader.SetFileName(str(path))
@@ -247,20 +252,28 @@ def _read_itk(path: Path, image_io: str) -> tuple[np.ndarray, np.ndarray]:
         if any(word in reason for word in ("determinant", "spacing", "direction")):
             raise NeoNetError("BAD_AFFINE", "Its axes are no grid in space.", "Export the volume again.") from error
         raise
-    _verify_checksum(path)
+    fields, start = _itk_header(path)
+    if not fields.keys() & SPACING_FIELDS:
+        raise NeoNetError("BAD_AFFINE", "It does not say how large its voxels are.",
+                          "Export the volume again, with its spacing.")
+    _verify_checksum(path, fields, start)
     return itk_array(image), itk_affine(image)
 
 
-def _verify_checksum(path: Path) -> None:
-    """Raise where the compressed voxels of a NRRD or MetaImage file are damaged: ITK returns whatever unpacks."""
+def _itk_header(path: Path) -> tuple[dict[bytes, bytes], int]:
+    """The fields of a NRRD or MetaImage header, their names in lower case, and where it ends."""
     fields: dict[bytes, bytes] = {}
     with open(path, "rb") as file:
         for line in file:
-            key, _, value = line.partition(b":" if path.suffix.lower() in (".nrrd", ".nhdr") else b"=")
+            key, _, value = line.partition(b":" if path.suffix.lower() in NRRD_SUFFIXES else b"=")
             fields[key.strip().lower()] = value.strip()
             if key.strip().lower() in (b"", b"elementdatafile"):  # where the header of NRRD, of MetaImage ends
                 break
-        start = file.tell()
+        return fields, file.tell()
+
+
+def _verify_checksum(path: Path, fields: Mapping[bytes, bytes], start: int) -> None:
+    """Raise where the compressed voxels of a NRRD or MetaImage file are damaged: ITK returns whatever unpacks."""
     coding = fields.get(b"encoding") or fields.get(b"compresseddata") or b""
     name = fields.get(b"data file") or fields.get(b"datafile") or fields.get(b"elementdatafile") or b"LOCAL"
     source = path if name.upper() == b"LOCAL" else path.parent / os.fsdecode(name)
@@ -350,6 +363,8 @@ def read_label_map(path: str | os.PathLike[str], values: Mapping[int, int] | Non
     if not set(meaning.values()) <= {0, 1, 2}:
         raise NeoNetError("BAD_LABELS", f"Labels can only mean 0, 1 or 2, not {sorted(meaning.values())}.")
     volume = read_volume(path)
+    if values is None:
+        _check_segment_names(Path(path))
     array = volume.array
     if array.dtype.kind == "f":
         whole = np.rint(array)
@@ -370,6 +385,28 @@ def read_label_map(path: str | os.PathLike[str], values: Mapping[int, int] | Non
             "Labels are 0 background, 1 liver, 2 tumour: say what other values mean, or export the label map again.",
         )
     return Volume(labels, volume.affine)
+
+
+def _check_segment_names(path: Path) -> None:
+    """Raise ``BAD_LABELS`` where the header of Slicer's segmentation (.seg.nrrd) calls 1 a tumour or 2 a liver."""
+    if path.suffix.lower() not in NRRD_SUFFIXES:
+        return
+    fields, _ = _itk_header(path)
+    named: dict[str, str] = {}  # value -> name; a key/value pair of NRRD has ":=" between the two
+    for key, value in fields.items():
+        if (found := re.fullmatch(rb"segment(\d+)_labelvalue", key)) is not None:
+            name = fields.get(b"segment" + found[1] + b"_name", b"")
+            named[value.lstrip(b"=").decode()] = name.lstrip(b"=").decode("utf-8", "replace").strip()
+
+    def is_tumour(name: str) -> bool:
+        return re.search(r"tumou?r|lesion|carcinoma|neoplasm|\b(icc|cca|hcc)\b", name, re.IGNORECASE) is not None
+
+    first, second = (named.get(value, "") for value in ("1", "2"))
+    if is_tumour(first) or ("liver" in second.lower() and not is_tumour(second)):
+        listed = ", ".join(f"{value} {name}" for value, name in sorted(named.items()))
+        raise NeoNetError("BAD_LABELS", f"{path}: The values of the segmentation are {listed}; needed are 1 liver and "
+                          "2 tumour.", "Put the liver first in Slicer and export it again, or say in a manifest what "
+                          "the values mean (columns liver_label, tumour_label).")
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------

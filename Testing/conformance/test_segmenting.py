@@ -96,6 +96,12 @@ def test_a_button_that_stays_down_is_a_parameter_and_layouts_have_names():
     parameters.show = False
     assert ui.showButton.checked is False and clicked == [True]
     parameters.disconnectGui(tag)
+    tag = parameters.connectParametersToGui({"show": ui.showButton})
+    ui.showButton.click()
+    assert parameters.show is True
+    parameters.disconnectGui(tag)
+    ui.showButton.click()
+    assert ui.showButton.checked is False and parameters.show is True  # connected no more
     label, row = qt.QLabel("text"), qt.QHBoxLayout()
     ui.innerLayout.addRow(label)
     ui.innerLayout.addRow("Name:", row)

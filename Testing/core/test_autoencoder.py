@@ -416,6 +416,16 @@ def test_resumed_equals_uninterrupted_for_the_codebook_too(changes, patches, tmp
         (record["loss"], record["l1"], record["perplexity"]) for record in expected.history]
 
 
+def test_a_crop_between_two_tumours_is_said_with_its_case(prepared_blobs):
+    label_map = np.zeros((64, 28, 16), np.uint8)
+    label_map[2:4, 10, 8] = label_map[60:62, 10, 8] = 2
+    case = replace(prepared_blobs[0], image=np.zeros(label_map.shape, np.float32), label_map=label_map)
+    with pytest.raises(NeoNetError) as caught:
+        cut_patches([case], CropSettings(size=(16, 16, 8), component="all"))
+    assert caught.value.code == "EMPTY_TUMOUR" and case.case_id in caught.value.message
+    assert cut_patches([case], CropSettings(size=(16, 16, 8), component="largest")).masks[0, 1].sum() == 2
+
+
 def test_tumours_are_flipped_with_their_images(patches):
     """The tumour is what is brightest here: wherever the mask is 1, the image is 1."""
     images = patches.masks[:, 1:].astype(np.float32)

@@ -23,11 +23,11 @@ from filelock import FileLock
 from neonet_core.batch import run as batch_run
 from neonet_core.batch.backlog import Backlog
 from neonet_core.batch.cohort_page import cohort_html
-from neonet_core.batch.inputs import read_cases
+from neonet_core.batch.inputs import BatchCase, read_cases
 from neonet_core.batch.journal import Journal
 from neonet_core.batch.results import RESULT_COLUMNS, is_results_header
 from neonet_core.batch.run import plan_batch, run_batch
-from neonet_core.batch.worker import Worker
+from neonet_core.batch.worker import Worker, read_case
 from neonet_core.bundle import ModelCard
 from neonet_core.cli import main
 from neonet_core.dicom.identity import Pseudonyms
@@ -470,7 +470,7 @@ def test_dicom_studies_are_cases_whether_they_can_be_run_or_not(tmp_path, monkey
     series = SeriesInfo("1.2.3", "7", tmp_path / "s", 40, 40, selector="7")
     studies = [Study("1.1", "P1", frozenset(), (series,), series, "series 7, 12 points: 20 min"),
                Study("1.2", "P2", frozenset(), (), None, "No series looks like it.")]
-    monkeypatch.setattr("neonet_core.dicom.studies.find_studies", lambda tree, events: studies)
+    monkeypatch.setattr("neonet_core.dicom.studies.find_studies", lambda tree, events, but: studies)
     pseudonyms = Pseudonyms.in_folder(tmp_path)
     found = {case.case_id: case for case in read_cases(tmp_path, tmp_path / "out", pseudonyms, Silent())}
     run = found[pseudonyms.case_id("1.1", "P1")]
@@ -479,6 +479,46 @@ def test_dicom_studies_are_cases_whether_they_can_be_run_or_not(tmp_path, monkey
     before = run.fingerprint()
     (tmp_path / "IM0002").write_bytes(b"x")  # of another study, in the same folder
     assert run.fingerprint() == before != replace(run, content="1.2.3:41").fingerprint()
+
+
+def test_headers_of_which_no_dicom_object_can_be_made_cost_no_score(here, batch, rows, tmp_path, monkeypatch):
+    pytest.importorskip("highdicom")
+    from dicom_files import write_series
+
+    write_series(tmp_path / "in", np.rint(read_volume(rows[0][1]).array).astype(np.int16))
+
+    def refuse(result, files, folder):
+        (folder / "label.seg.dcm").write_bytes(b"half")
+        raise AttributeError("no attribute 'PixelMeasuresSequence'")
+
+    monkeypatch.setattr("neonet_core.dicom.outputs.write_dicom_outputs", refuse)
+    assert batch(tmp_path / "in").done == 1
+    row, = table_of(tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out" / "cases" / row["case_id"]).iterdir()}
+    assert "score.json" in names and not [name for name in names if name.endswith(".dcm")]
+    assert "no DICOM objects: AttributeError" in row["series"]
+
+
+def test_the_series_that_the_user_named_is_not_chosen_anew(tmp_path):
+    pytest.importorskip("pydicom")
+    from dicom_files import write_series
+
+    for number in range(2):
+        write_series(tmp_path / "in", names=[f"{number}-{i}.dcm" for i in range(18)])
+    write_series(tmp_path / "in", SeriesNumber=7, names=[f"7-{i}.dcm" for i in range(18)])
+    with pytest.raises(NeoNetError) as caught:
+        read_case(BatchCase("a", tmp_path / "in", "4"))
+    assert caught.value.code == "SEVERAL_SERIES"
+
+
+def test_linked_folders_are_looked_into_once(tmp_path):
+    for folder in ("in", "elsewhere"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{folder}.nii.gz").write_bytes(b"x")
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "in")
+    cases = read_cases(tmp_path / "in", tmp_path / "out", Pseudonyms.in_folder(tmp_path), Silent())
+    assert sorted(case.image.name for case in cases) == ["elsewhere.nii.gz", "in.nii.gz"]
 
 
 def test_a_tree_of_dicom_studies_goes_through(here, batch, rows, tmp_path):

@@ -8,10 +8,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from neonet_core.bundle import DEMO_WARNING, RESEARCH_USE_ONLY, ModelCard, built_in_bundles, load_bundle
+from neonet_core.cohort import read_manifest
 from neonet_core.errors import NeoNetError
 from neonet_core.experiment.export import export_bundle
 from neonet_core.experiment.predictions import read_predictions
 from neonet_core.experiment.run import Run
+from neonet_core.experiment.train import experiment
+from neonet_core.presets import load_preset
 
 CARD = ModelCard(intended_use="tests", training_data="phantoms", limits="all")
 
@@ -144,6 +147,15 @@ def test_incomplete_folds_are_left_out_of_the_ensemble(tiny_run, tmp_path):
     bundle = export_bundle(Run(tmp_path / "run"), tmp_path / "out", name="one", card=CARD)
     assert [member.fold for member in bundle.record.members] == [0]
     assert not (tmp_path / "out" / "fold-1" / "seg.safetensors").exists()
+
+
+def test_weights_are_tuned_further_on_the_grid_that_they_were_trained_on(exported, blob_cohort, tmp_path):
+    """The bundle's preset says "median", which would be another grid in another cohort."""
+    record = load_bundle(exported).record
+    assert record.preset.seg.spacing == "median"
+    begun = experiment(read_manifest(blob_cohort), load_preset("tiny", ["seg.spacing=native"]), tmp_path / "run",
+                       stages=("seg",), init=exported, device="cpu")
+    assert begun.tasks[0].training.preset.seg.spacing == record.members[0].seg_spacing
 
 
 def test_threshold_lies_within_the_out_of_fold_scores(exported):

@@ -66,6 +66,12 @@ def test_what_spreadsheets_write_is_read(manifest, separator, encoding, newline)
     assert (a.case_id, a.image, a.outcome, b.outcome) == ("a", path.parent / "a.nii", 1, None)
 
 
+def test_whole_numbers_that_pandas_wrote_as_fractions_are_read(manifest):
+    path = manifest("case_id,image,pni,series,liver_label,tumour_label\na,a.nii,1.0,4.0,5.0|6,9.0\nb,b.nii,,,,\n")
+    a, b = read_manifest(path)
+    assert a.extra["series"] == "4" and a.label_values == {5: 1, 6: 1, 9: 2} and b.extra["series"] == ""
+
+
 def test_any_column_can_be_the_outcome_and_none_too(manifest):
     path = manifest("case_id,image,label_map,pni,death\na,a.nii,l.nii,0,1\n")
     (case,) = read_manifest(path, "death")
@@ -244,6 +250,13 @@ def test_mapped_label_values(study):
     np.testing.assert_array_equal(read.array, np.select([labels == 5, labels == 300], [1, 2]))
     assert len(check(case).included) == 1
     assert code_of(load_case, Case("a", case.image, case.label_map, 1, "a")) == "BAD_LABELS"
+
+
+def test_mapped_values_that_are_not_whole_are_refused(study):
+    labels = np.zeros(SHAPE, np.float32)
+    labels[2:9], labels[4:6, 4:6, 4:6], labels[9] = 5, 9, 5.2
+    case = study("resampled", labels=labels, label_values={5: 1, 9: 2})
+    assert code_of(load_case, case) == "BAD_LABELS"
 
 
 def test_progress_counts_every_case(study):

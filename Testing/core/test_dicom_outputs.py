@@ -69,6 +69,29 @@ def written(folder: Path, out: Path, labels: Any = None, **options: Any) -> dict
     return {path.name: pydicom.dcmread(path) for path in paths}
 
 
+def in_each_frame(path: Path) -> Path:
+    """Spacing and orientation said anew for every frame, as some scanners do."""
+    data = pydicom.dcmread(path)
+    shared = data.SharedFunctionalGroupsSequence[0]
+    for frame in data.PerFrameFunctionalGroupsSequence:
+        frame.PixelMeasuresSequence = shared.PixelMeasuresSequence
+        frame.PlaneOrientationSequence = shared.PlaneOrientationSequence
+    del shared.PixelMeasuresSequence, shared.PlaneOrientationSequence
+    data.save_as(path)
+    return path
+
+
+def unequal(folder: Path) -> Path:
+    """Orientations that differ by rounding, and a slice without frame of reference."""
+    for number, path in enumerate(sorted(folder.iterdir())):
+        data = pydicom.dcmread(path)
+        data.ImageOrientationPatient = [f"{value + 1e-7 * number:.8f}" for value in data.ImageOrientationPatient]
+        if number == 3:
+            del data.FrameOfReferenceUID
+        data.save_as(path)
+    return folder
+
+
 SOURCES: dict[str, Any] = {
     "axial": lambda folder: write_series(folder),
     "oblique": lambda folder: write_series(folder, matrix=rotation((12, -20, 31))),
@@ -79,6 +102,10 @@ SOURCES: dict[str, Any] = {
     "multi-frame": lambda folder: write_multiframe(folder / "e.dcm", matrix=rotation((12, -20, 31))).parent,
     "multi-frame, mixed": lambda folder: write_multiframe(
         folder / "e.dcm", order=np.random.default_rng(3).permutation(18).tolist()).parent,
+    "multi-frame, all of it in each frame": lambda folder: in_each_frame(
+        write_multiframe(folder / "e.dcm", matrix=rotation((12, -20, 31)))).parent,
+    "slices that differ in the last digit": lambda folder: unequal(
+        write_series(folder, matrix=rotation((12, -20, 31)))),
     "CT": lambda folder: write_series(folder, sop_class=CT, Modality="CT", template={}, KVP="", RescaleSlope=1,
                                       RescaleIntercept=-1024),
     "bare": lambda folder: write_series(folder, template={}, patient={}, study={"StudyInstanceUID": "1.2.3"},

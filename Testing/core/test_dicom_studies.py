@@ -16,7 +16,7 @@ from dicom_files import CT, HEPATOBILIARY, IDENTITY, PATIENT, STUDY, numbers, wr
 
 from neonet_core.cli import main
 from neonet_core.cohort import read_manifest
-from neonet_core.dicom.from_dicom import read_choices, write_cases
+from neonet_core.dicom.from_dicom import _names_patient, read_choices, write_cases
 from neonet_core.dicom.identity import KEY_FILE, Pseudonyms
 from neonet_core.dicom.studies import Study, find_studies, scan_tree
 from neonet_core.dicom_series import series_files
@@ -184,6 +184,9 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_a_tree_becomes_a_manifest_of_readable_images(tree: Path, tmp_path: Path) -> None:
     scan = scan_tree(tree)
     assert (len(scan.studies), scan.not_dicom, scan.damaged) == (3, 1, 2)
+    shutil.copytree(tree, tree / "out" / "ours")
+    assert scan_tree(tree, but=tree / "out") == scan
+    shutil.rmtree(tree / "out")
     written = write_cases(tree, tmp_path / "out" / "cases.csv")
     cohort, rows = read_manifest(written.cases), rows_of(written.cases)
     assert len(cohort) == written.count == 3 and {row["pni"] for row in rows} == {""}
@@ -217,9 +220,10 @@ def test_no_file_or_message_tells_who_a_patient_is(tree: Path, tmp_path: Path,
 def test_what_was_filled_in_stays_and_choices_override(tree: Path, tmp_path: Path) -> None:
     out = tmp_path / "out" / "cases.csv"
     first = rows_of(write_cases(tree, out).cases)
-    edited = first[0] | {"pni": "1", "label_map": "labels/a.nii.gz", "site": "B"}
+    edited = first[0] | {"pni": "1", "label_map": "labels/a.nii.gz", "site": "B", "liver_label": "2",
+                         "tumour_label": "1|3"}
     with open(out, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, [*first[0], "site"], restval="")
+        writer = csv.DictWriter(stream, list(edited), restval="")
         writer.writeheader()
         writer.writerows([edited, *first[1:]])
     other = next(row["case_id"] for row in first if row["series"] == "7")
@@ -228,6 +232,7 @@ def test_what_was_filled_in_stays_and_choices_override(tree: Path, tmp_path: Pat
     again = {row["case_id"]: row for row in rows_of(write_cases(tree, out, read_choices(choice)).cases)}
     kept = again[first[0]["case_id"]]
     assert (kept["pni"], kept["label_map"], kept["site"]) == ("1", "labels/a.nii.gz", "B")
+    assert (kept["liver_label"], kept["tumour_label"]) == ("2", "1|3")
     assert again[other]["series"] == "8" and "chosen by the user, instead of series 7" in again[other]["explanation"]
     for text, code in (("case_id,series\nnobody,1\n", "UNKNOWN_CASE"), (f"case_id,series\n{other},99\n",
                        "SERIES_NOT_FOUND"), ("a,b\n1,2\n", "BAD_CHOICES"),
@@ -304,3 +309,32 @@ def test_pseudonyms_are_stable_with_a_secret_and_unlike_without(tmp_path: Path) 
     assert caught.value.code == "BAD_KEY"
     with pytest.raises(ValueError, match="at least 32"):
         Pseudonyms(b"short")
+
+
+@pytest.mark.parametrize("path", ["Schroeder/1", "SCHRÖDER^J/1", "schro\u0308der/1", "03.02.1961", "x/19610203/y",
+                                  "02-03-1961"])
+def test_a_name_is_known_in_other_spellings(path: str, tmp_path: Path) -> None:
+    patient = PATIENT | {"PatientName": "Schröder^J", "SpecificCharacterSet": "ISO_IR 192"}
+    write_series(tmp_path, patient=patient, **HEPATOBILIARY)
+    study = find_studies(tmp_path)[0]
+    assert _names_patient(path, study) and not _names_patient("series/0001", study)
+
+
+def test_a_short_name_is_known_where_it_stands_whole(tmp_path: Path) -> None:
+    for name, path in (("Li^Wu", "Li_Wu/1"), ("王^小东", "data/王小东")):
+        write_series(tmp_path / name, patient=PATIENT | {"PatientName": name, "SpecificCharacterSet": "ISO_IR 192"})
+        assert _names_patient(path, find_studies(tmp_path / name)[0])
+
+
+def test_a_damaged_file_of_another_series_does_not_matter(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", names=[f"a{i:02d}.dcm" for i in range(18)])
+    write_series(tmp_path / "in", SeriesNumber=5, names=[f"b{i:02d}.dcm" for i in range(18)])
+    sound = read_volume(tmp_path / "in", "4")
+    damaged = tmp_path / "in" / "b07.dcm"
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:content.index(b"\x20\x00\x0e\x00UI") + 90])  # cut off after its series' UID
+    assert (read_volume(tmp_path / "in", "4").array == sound.array).all()
+    for series in ("5", None):
+        with pytest.raises(NeoNetError) as caught:
+            read_volume(tmp_path / "in", series)
+        assert caught.value.code == "UNREADABLE_FILE" and "b07.dcm" in caught.value.message

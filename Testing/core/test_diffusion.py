@@ -50,10 +50,17 @@ def test_sampler_reproduces_a_gaussian(sampler, steps, std):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("steps", [150, 600, 999])
+@pytest.mark.parametrize("steps", [61, 150, 201, 600, 999])
 def test_steps_need_not_divide_the_time_steps(sampler, steps):
     """A sampler that takes whole steps of 1000 // steps ends before the noise does: the mean is far too small."""
     assert gaussian_samples(sampler, steps, 0.5).mean().item() == pytest.approx(0.7, abs=0.02)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("steps", [61, 103, 201, 999])
+def test_as_many_steps_are_taken_as_asked_for_and_none_too_many(sampler, steps):
+    """diffusers takes one more, below 0, of some numbers of steps; DDPM then ends far too narrow."""
+    assert gaussian_samples(sampler, steps, 1.0).std().item() == pytest.approx(1.0, rel=0.06)
 
 
 def test_few_steps_of_ddim_are_narrow_where_latents_are_narrow():

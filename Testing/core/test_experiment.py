@@ -530,6 +530,8 @@ def test_in_the_papers_protocol_validation_patients_pick_the_epoch_and_no_more(b
     for stage in ("seg-unet", "vae"):
         losses = [[epoch["loss"] for epoch in history(run, stage)] for run in runs]
         assert losses[0] == losses[1]
+    autoencoders = [(run.stage_folder(0, "vae") / "weights.safetensors").read_bytes() for run in runs]
+    assert autoencoders[0] == autoencoders[1], "the paper trains its generator on training patients alone"
 
 
 def test_poisoned_learning_patients_change_every_weight(trained, own_cohort, tmp_path):

@@ -1,6 +1,7 @@
 """One case from image to score: geometry, the user's own label map, flags, files."""
 
 import json
+import shutil
 from itertools import permutations, product
 
 import numpy as np
@@ -9,12 +10,16 @@ import pytest
 from neonet_core.bundle import ModelCard, load_bundle
 from neonet_core.errors import NeoNetError
 from neonet_core.experiment.export import export_bundle
+from neonet_core.experiment.run import Run
 from neonet_core.phantom import simulate_case
 from neonet_core.pipeline import cut_patch, predict_case, write_case
+from neonet_core.preprocessing import prepare_label_map
 from neonet_core.presets import CropSettings
 from neonet_core.tlcr import tlcr
+from neonet_core.training.files import read_json, write_json
 from neonet_core.volume import Volume, read_volume, resample_like, same_grid, to_canonical
 
+DEMO_SPACING = load_bundle("demo").record.members[0].crop_spacing
 SETTINGS = CropSettings(size=(48, 48, 24), component="largest")
 
 
@@ -175,10 +180,6 @@ def test_written_files_say_the_same_as_the_result(phantom, tiny_bundle, tmp_path
 
 
 def test_a_bundle_without_pni_model_still_gives_label_map_and_crop(tiny_run, phantom, tmp_path):
-    import shutil
-
-    from neonet_core.experiment.run import Run
-
     shutil.copytree(tiny_run.folder, tmp_path / "run")
     for fold in (0, 1):
         for stage in ("vae", "cls-pattennet"):
@@ -187,10 +188,44 @@ def test_a_bundle_without_pni_model_still_gives_label_map_and_crop(tiny_run, pha
                            card=ModelCard(intended_use="tests", training_data="phantoms", limits="all"))
     result = predict_case(phantom.image, label_map=phantom.label_map, bundle=bundle)
     assert result.score is None and result.patch is not None
+    assert bundle.record.members[0].crop_spacing == pytest.approx(tiny_run.parts(0)["spacing"]["crop"])
     assert "NO_PNI_MODEL" in {flag.code for flag in result.flags}
     with pytest.raises(NeoNetError) as caught:
         predict_case(phantom.image, label_map=phantom.label_map, bundle=bundle, need_score=True)
     assert caught.value.code == "NO_PNI_MODEL"
+
+
+def test_a_tumour_that_is_lost_on_the_models_grid_costs_the_score_alone(phantom):
+    """A voxel of 0.9 mm, on the demonstration model's grid of 1.5 mm and more."""
+    affine = phantom.image.affine @ np.diag([0.3, 0.3, 0.3, 1])
+    liver = np.minimum(phantom.label_map.array, 1)
+
+    def with_tumour(place):
+        array = liver.copy()
+        array[tuple(place)] = 2
+        return Volume(array, affine)
+
+    label_map = next(label_map for label_map in map(with_tumour, np.argwhere(liver == 1)[::997])
+                     if not (prepare_label_map(label_map, DEMO_SPACING).array == 2).any())
+    image = Volume(phantom.image.array, affine)
+    result = predict_case(image, label_map=label_map, bundle="demo")
+    assert result.score is None and result.patch is None and result.measurements.tumour_ml > 0
+    assert "smaller than a voxel" in next(flag.message for flag in result.flags if flag.code == "NO_TUMOUR")
+    with pytest.raises(NeoNetError) as caught:
+        predict_case(image, label_map=label_map, bundle="demo", need_score=True)
+    assert caught.value.code == "EMPTY_TUMOUR"
+
+
+def test_a_model_of_masks_alone_does_not_see_the_image(phantom, tiny_bundle, tmp_path):
+    shutil.copytree(tiny_bundle.folder, tmp_path / "masks")
+    record = read_json(tmp_path / "masks" / "bundle.json")
+    record["preset"]["cls"]["inputs"] = "masks"
+    write_json(tmp_path / "masks" / "bundle.json", record)
+    other = Volume(np.sqrt(phantom.image.array.astype(np.float32))[::-1], phantom.image.affine)
+    for bundle, equal in ((load_bundle(tmp_path / "masks"), True), (tiny_bundle, False)):
+        scores = [predict_case(image, label_map=phantom.label_map, bundle=bundle).score.members
+                  for image in (phantom.image, other)]
+        assert (scores[0] == scores[1]) == equal
 
 
 def test_same_case_same_score(phantom, tiny_bundle):

@@ -102,6 +102,7 @@ def test_a_value_is_changed_and_no_other(change, read):
     ("vae.channels=[]", "vae.channels"),
     ("vae.channels=[8, -8]", "vae.channels"),
     ("seg.overlap=1", "seg.overlap"),
+    ("cls={epochs: 9, batch_size: 2, learning_rate: 0.1, validate_every: 5, patience: 4}", "patience"),
     ("cls.dual_attention_blocks=-1", "cls.dual_attention_blocks"),
     ("inner_fraction=0.9", "inner_fraction"),
     ("name.first=x", "name"),

@@ -79,3 +79,6 @@ def test_seeds_are_repeated_and_reported_by_two_commands(blob_cohort, tmp_path, 
     assert "Tumour volume alone" in text
     for seed in (3, 4):
         assert (out / f"seed-{seed}" / "report" / "report.html").is_file()
+    capsys.readouterr()
+    assert main(["bundle", "export", str(out), str(tmp_path / "bundle")]) == 2
+    assert "holds 2 runs" in (said := capsys.readouterr().err) and "seed-3" in said

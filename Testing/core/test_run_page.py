@@ -19,6 +19,7 @@ from neonet_core.experiment.reporting.pictures import overlay_gallery
 from neonet_core.experiment.reporting.report import write_report
 from neonet_core.experiment.reporting.results import Results
 from neonet_core.experiment.run import Run
+from neonet_core.experiment.summary import summarise
 from neonet_core.presets import load_preset
 from neonet_core.training.files import read_json, write_json
 
@@ -180,6 +181,21 @@ def test_a_part_of_a_run_has_its_report(tiny_run, tmp_path, kept):
     assert "| VAE | – |" in text and "VQ-VAE, VAE: not run." in text
     assert ("| UNet | not run |" in text) == (kept == "cls")
     assert ("| PattenNet | not run" in text) == (kept == "seg")
+
+
+@pytest.mark.parametrize(("network", "changes"), [
+    ("TwoStep", ["seg.network=TwoStep", "seg.spacing=[1, 1, 3]"]), ("SwinUNETR", ["seg.network=UNet"])])
+def test_a_run_reports_the_segmentation_network_that_it_has(tmp_path, network, changes):
+    """TwoStep is not in the paper, and ``--models`` may name another network than the preset does."""
+    run = made_run(tmp_path / "run", load_preset("paper", changes))
+    add_segmentor(run, network)
+    page = write_report(run, device="cpu")
+    mean = np.mean([run.current(fold, f"seg-{network.lower()}")["figures"]["dice"] for fold in range(5)])
+    assert f"Dice, {network}" in words(page.read_text(encoding="utf-8"))
+    row = next(line for line in page.with_name("report.md").read_text(encoding="utf-8").splitlines()
+               if line.startswith(f"| {network} |"))
+    assert f"{mean:.3f}" in row and ("not in the paper" in row) == (network == "TwoStep")
+    assert summarise(run).metrics["dice"]["mean"] == pytest.approx(mean)
 
 
 def test_a_run_without_prepared_images_still_has_its_tables(run, out, tmp_path):

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from torch.optim.swa_utils import AveragedModel
 
 import neonet_core
 from neonet_core.errors import NeoNetError
@@ -20,8 +21,8 @@ from neonet_core.events import Silent
 from neonet_core.presets import Training
 from neonet_core.training import loop
 from neonet_core.training.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
-from neonet_core.training.device import choose_device
-from neonet_core.training.files import sha256_of_json, write_atomic, write_json
+from neonet_core.training.device import choose_device, is_out_of_memory
+from neonet_core.training.files import relative_path, sha256_of_json, write_atomic, write_json
 from neonet_core.training.loop import Validation, derive_seed, fit, learning_rate, seed_everything
 
 CPU = torch.device("cpu")
@@ -340,7 +341,59 @@ def test_a_tensor_of_two_names_is_written_once_and_read_under_both(tmp_path):
         load_weights(tmp_path / "w", torch.nn.ModuleDict({"a": torch.nn.Linear(3, 3), "b": torch.nn.Linear(3, 3)}))
 
 
+def test_the_average_of_whole_numbers_is_the_latest():
+    model = torch.nn.Linear(2, 2)
+    model.register_buffer("table", torch.arange(2197))
+    averaged = AveragedModel(model, multi_avg_fn=loop._moving_average(0.9995), use_buffers=True)
+    before = averaged.module.weight.clone()
+    for _ in range(3):
+        with torch.no_grad():
+            model.weight += 1
+        averaged.update_parameters(model)
+    assert torch.equal(averaged.module.table, model.table)
+    assert (averaged.module.weight > before).all() and (averaged.module.weight < model.weight).all()
+
+
+def test_moments_come_back_laid_out_as_their_parameters(tmp_path):
+    """CUDA's fused AdamW refuses others."""
+    model = torch.nn.Conv3d(2, 4, 3).to(memory_format=torch.channels_last_3d)
+    optimizer = torch.optim.AdamW(model.parameters())
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.rand(1, 2, 4, 4, 4)).sum().backward()
+        optimizer.step()
+    save_checkpoint(tmp_path / "c", model, optimizer, None, {})
+    again = torch.nn.Conv3d(2, 4, 3).to(memory_format=torch.channels_last_3d)
+    resumed = torch.optim.AdamW(again.parameters())
+    load_checkpoint(tmp_path / "c", again, resumed, None)
+    for old, new in zip(model.parameters(), again.parameters(), strict=True):
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert torch.equal(resumed.state[new][name], optimizer.state[old][name])
+            assert resumed.state[new][name].stride() == new.stride()
+        assert resumed.state[new]["step"] == 2
+
+
+@pytest.mark.parametrize(("error", "is_one"), [
+    (MemoryError(), True), (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"), True),
+    (type("RayTaskError(OutOfMemoryError)", (Exception,), {})("..."), True),
+    (RuntimeError("shapes cannot be multiplied"), False), (ValueError("alloc_failed"), False)])
+def test_want_of_memory_is_known_by_its_names(error, is_one):
+    assert is_out_of_memory(error) == is_one
+
+
 # Files
+
+
+def test_a_way_between_drives_is_absolute(tmp_path, monkeypatch):
+    assert relative_path(tmp_path / "a" / "x.nii", tmp_path / "b") == "../a/x.nii"
+
+    def another_drive(path, start):
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr(os.path, "relpath", another_drive)
+    assert relative_path(tmp_path / "x.nii", tmp_path / "b") == (tmp_path / "x.nii").as_posix()
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):

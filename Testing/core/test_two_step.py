@@ -222,6 +222,7 @@ def test_init_takes_the_bundles_network_and_is_part_of_what_a_stage_depends_on(b
     assert [task.stage for task in with_start.tasks] == ["seg-twostep"] * 2
     inputs = with_start.tasks[0].training.inputs("seg-twostep")
     assert inputs["init"] == start.hash and inputs["spacing"] == (1.0, 1.0, 3.0)
+    assert with_start.tasks[0].training.preset.seg.spacing == (1.0, 1.0, 3.0), "not the median of the new cohort"
     plain = experiment(cohort, preset, tmp_path / "run", stages=("seg",), device="cpu")
     assert all("init" not in task.training.inputs(task.stage) for task in plain.tasks)
 

@@ -507,6 +507,21 @@ def test_bad_affine_elsewhere(tmp_path: Path) -> None:
     assert code_of(Volume, NUMBERS[:0], np.eye(4)).code == "EMPTY_FILE"
 
 
+def test_a_file_that_does_not_say_its_spacing_is_refused(tmp_path: Path) -> None:
+    path = nrrd(tmp_path / "v.nrrd", "dimension: 3\nsizes: 5 6 7", NUMBERS)
+    assert code_of(read_volume, path).code == "BAD_AFFINE"
+    nrrd(path, "dimension: 3\nsizes: 5 6 7\nspacings: 2 2 3", NUMBERS)
+    np.testing.assert_allclose(read_volume(path).spacing, (2, 2, 3))
+    header = "ObjectType = Image\nNDims = 3\nDimSize = 5 6 7\nElementType = MET_SHORT\n{}ElementDataFile = LOCAL\n"
+    for fields, said in (("", False), ("ElementSpacing = 2 2 3\n", True)):
+        path = tmp_path / "v.mha"
+        path.write_bytes(header.format(fields).encode() + NUMBERS.astype("<i2").tobytes(order="F"))
+        if said:
+            np.testing.assert_allclose(read_volume(path).spacing, (2, 2, 3))
+        else:
+            assert code_of(read_volume, path).code == "BAD_AFFINE"
+
+
 def test_rounded_headers_are_no_shear(tmp_path: Path) -> None:
     affine = np.round(grid((0, 1, 2), (-1, -1, 1), (12, -20, 31)), 4)
     write_volume(Volume(NUMBERS, affine), tmp_path / "v.nii.gz")
@@ -514,6 +529,27 @@ def test_rounded_headers_are_no_shear(tmp_path: Path) -> None:
 
 
 # --- label maps -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_read"),
+    [("liver", "tumour", True), ("Tumor", "Liver", False), ("tumour", "", False), ("Segment_1", "Segment_2", True),
+     ("Leber", "liver tumor", True), ("liver segment", "ICC", True), ("lesion 1", "liver", False)],
+)
+def test_names_of_segments_that_contradict_their_values(first: str, second: str, is_read: bool, tmp_path: Path) -> None:
+    """As 3D Slicer writes a segmentation whose segments lie in one layer."""
+    fields = (
+        "dimension: 3\nspace: left-posterior-superior\nsizes: 5 6 7\nspace directions: (1,0,0) (0,1,0) (0,0,3)\n"
+        "space origin: (0,0,0)\nSegment0_LabelValue:=1\nSegment0_Layer:=0\n"
+        f"Segment0_Name:={first}\nSegment1_LabelValue:=2\nSegment1_Name:={second}"
+    )
+    path = nrrd(tmp_path / "s.seg.nrrd", fields, NUMBERS % 3)
+    if is_read:
+        assert set(np.unique(read_label_map(path).array)) == {0, 1, 2}
+    else:
+        error = code_of(read_label_map, path)
+        assert error.code == "BAD_LABELS" and first in error.message
+        assert read_label_map(path, {1: 2, 2: 1}).array.max() == 2, "whoever says what the values mean is believed"
 
 
 def test_label_maps(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def load(phantom):
 def score(widget):
     widget.panel.deviceCombo.currentIndex = 2
     widget.panel.runButton.click()
-    scenarios().waitForEnd(widget)
+    scenarios().waitFor(lambda: not widget.panel.running)
     assert widget.table is not None, widget.panel.messageLabel.text + widget.panel.logText.plainText
     return results.latest(widget.table)
 
@@ -120,13 +120,13 @@ def test_the_panel_gives_what_the_library_gives_to_the_last_digit(widget, phanto
     assert "by hand" in widget.ui.cropLabel.text
     assert "color:#808080" in widget.ui.scoreLabel.text
     widget.ui.renewButton.click()  # one click renews
-    scenarios().waitForEnd(widget)
+    scenarios().waitFor(lambda: not widget.panel.running)
     assert not widget.ui.staleFrame.visible and widget.table.GetNumberOfRows() == 2
     moved = predict_case(image, label_map=label_map, bundle="demo", device="cpu", crop_center=preview.center)
     assert without_times(results.latest(widget.table).score) == without_times(moved.to_json())
     assert moved.score.probability != expected.score.probability
     preview.remove()
-    scenarios().spin(lambda: widget.ui.staleFrame.visible)
+    scenarios().waitFor(lambda: widget.ui.staleFrame.visible)
 
 
 # --- what is proposed, and what keeps it from starting ----------------------------------------------------------------
@@ -160,7 +160,7 @@ def test_a_segmentation_removed_meanwhile_ends_in_a_sentence(widget):
     scenarios().openWithCase()
     widget.panel.runButton.click()
     slicer.mrmlScene.RemoveNode(widget.ui.segmentationSelector.currentNode())
-    scenarios().waitForEnd(widget)
+    scenarios().waitFor(lambda: not widget.panel.running)
     assert "removed meanwhile" in widget.panel.messageLabel.text and widget.table is None
 
 

@@ -39,7 +39,7 @@ def widget():
 
 
 def wait(panel, seconds=300):
-    NeoNetExtension.NeoNetExtensionTest.waitForEnd(panel, seconds)
+    NeoNetExtension.NeoNetExtensionTest.waitFor(lambda: not panel.running, seconds)
 
 
 @pytest.mark.parametrize(

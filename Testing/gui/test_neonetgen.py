@@ -58,7 +58,7 @@ def run(scenario, volumeNode, segmentationNode, *, count, seed, steps, crop=(), 
     ids = segments.findSegments(segmentationNode)
     NeoNetGen.NeoNetGenLogic().generate(volumeNode, segmentationNode, *ids, demo(), count, seed, steps, 1, list(crop),
                                         "cpu", onFinished=lambda *values: ended.append(values), **options)
-    scenario.wait(lambda: bool(ended))
+    scenario.waitFor(lambda: bool(ended))
     outcome, patches = ended[0]
     assert outcome.ok, outcome.details
     return patches
@@ -115,3 +115,28 @@ def test_opening_the_panel_imports_no_torch():
     code = code.format(t=str(ROOT / "Testing"), l=str(ROOT / "NeoNetExtension"), m=str(ROOT / "NeoNetGen/NeoNetGen.py"))
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.stdout.splitlines()[-1] == "[]", ended.stderr
+
+
+def test_a_preview_outlives_a_scene_that_is_loaded_while_another_module_is_open(scenario):
+    widget = scenario.panel()
+    scenario.case()
+    widget.initializeParameterNode()
+    widget.ui.previewButton.checked = True
+    preview = widget.preview
+    slicer.util.selectModule("Data")
+    widget.onSceneStartImport(None, None)
+    widget.onSceneEndImport(None, None)
+    assert widget._parameterNode is None and preview is widget.preview
+    preview.onChanged()  # a segment is edited
+    slicer.util.selectModule("NeoNetGen")
+    assert widget.ui.cropLabel.text == preview.summary
+
+
+def test_entering_again_and_again_adds_no_observer(scenario):
+    widget = scenario.panel()
+    node = widget._parameterNode.parameterNode
+    wrapper = widget._parameterNode
+    for _ in range(3):
+        slicer.util.selectModule("Data")
+        slicer.util.selectModule("NeoNetGen")
+    assert widget._parameterNode is wrapper and widget._parameterNode.parameterNode is node

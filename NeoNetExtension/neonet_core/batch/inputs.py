@@ -24,6 +24,9 @@ VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 SERIES_COLUMN, NOTE_COLUMN = "series", "explanation"
 """Of a manifest: which series of a DICOM folder or zip, by its number or UID; and why (`cohort from-dicom`)."""
 
+SHORTEST_NAME = 4
+"""Shorter names of files tell nobody, and "17" is a number of slices as well."""
+
 _UNPACKED = re.compile(r"\b\d{6}-[\w.-]+")
 """How `dicom_series` calls the files of a zip: with the end of their own names."""
 
@@ -77,6 +80,8 @@ class BatchCase:
             if path.is_dir():
                 names += [file.name for file in _files_below(path)]
             for name in names:
+                if len(name) < SHORTEST_NAME:
+                    continue
                 text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", self.case_id, text)
         return _UNPACKED.sub(self.case_id, text)
 
@@ -117,21 +122,25 @@ def _cases_in_folder(folder: Path, out: Path, pseudonyms: Pseudonyms, events: Ev
     volumes = [file for file in files if _suffix_is(file, VOLUME_SUFFIXES)]
     cases = [BatchCase(pseudonyms.patient("", file.relative_to(folder).as_posix()), file) for file in volumes]
     if len(volumes) < len(files):
-        studies = _studies(folder, pseudonyms, events)
+        studies = _studies(folder, out, pseudonyms, events, beside_volumes=bool(volumes))
         if not studies:
             events.log(f"{len(files) - len(volumes)} other files are neither volumes nor DICOM: not looked at.")
         cases += studies
     return cases or _none(folder)
 
 
-def _studies(folder: Path, pseudonyms: Pseudonyms, events: Events) -> list[BatchCase]:
+def _studies(folder: Path, out: Path, pseudonyms: Pseudonyms, events: Events,
+             beside_volumes: bool) -> list[BatchCase]:
     """A case for each DICOM study; one without a suitable series is a case that fails, not one that is missing."""
     from neonet_core.dicom import studies
 
     try:
-        found = studies.find_studies(folder, events)
+        found = studies.find_studies(folder, events, but=out)
     except NeoNetError as error:
         if error.code == "NO_DICOM":
+            return []
+        if error.code == "MISSING_PACKAGE" and beside_volumes:
+            events.log(f"DICOM studies are not looked for: {error.message} {error.hint}", "warning")
             return []
         raise
     cases = []
@@ -161,10 +170,12 @@ def _suffix_is(file: Path, suffixes: tuple[str, ...]) -> bool:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """All files at any depth, sorted, but hidden ones."""
-    files = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    """All files at any depth, sorted, but hidden ones; links to folders are followed, each folder once."""
+    files, seen = [], set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(parent))
+        folders[:] = sorted(name for name in folders if not name.startswith(".")
+                            and os.path.realpath(os.path.join(parent, name)) not in seen)
         files += [Path(parent, name) for name in sorted(names) if not name.startswith(".")]
     return files
 

@@ -36,7 +36,7 @@ from neonet_core.bundle import Bundle, load_bundle, notice
 from neonet_core.dicom.identity import KEY_FILE, SECRET_BYTES, Pseudonyms
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Events, Silent
-from neonet_core.training.files import read_json, write_json, write_text
+from neonet_core.training.files import read_json, relative_path, write_json, write_text
 
 BATCH_FORMAT = 1
 REPORT_FILE, NAMES_FILE, JOURNAL_FILE, SETTINGS_FILE = "report.html", "names.csv", "journal.jsonl", "settings.json"
@@ -234,8 +234,9 @@ def _settings(source: Path, models: Models, pseudonyms: Pseudonyms) -> dict[str,
 
 def _check_folder(out: Path) -> None:
     """Raise ``BATCH_EXISTS`` where a folder holds anything but a batch."""
+    # hidden files do not count: the lock and the key of an earlier call, a Mac's .DS_Store
     if out.is_dir() and not (out / SETTINGS_FILE).is_file() and any(
-            path.name not in (".lock", KEY_FILE) and path.suffix != ".part" for path in out.iterdir()):
+            path.suffix != ".part" and not path.name.startswith(".") for path in out.iterdir()):
         raise NeoNetError("BATCH_EXISTS", f"{out} is not empty and holds no batch.",
                           "Choose another folder with --out.")
 
@@ -306,7 +307,7 @@ def _write_names(out: Path, source: Path, cases: Sequence[BatchCase]) -> None:
     writer.writerow(["case_id", "image", "series"])
     root = source if source.is_dir() else source.parent
     for case in cases:
-        writer.writerow([case.case_id, os.path.relpath(case.image, root), case.series or ""])
+        writer.writerow([case.case_id, relative_path(case.image, root), case.series or ""])
     path = out / NAMES_FILE
     path.touch(mode=0o600)
     write_text(path, stream.getvalue())

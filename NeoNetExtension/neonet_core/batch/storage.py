@@ -70,6 +70,10 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 def _sync(path: Path) -> None:
     """Force a file, or a folder's list of files, to disk; Windows knows no such thing for folders."""
+    if path.is_file():
+        with open(path, "rb+") as stream:  # Windows syncs no file that is open for reading alone
+            os.fsync(stream.fileno())
+        return
     with contextlib.suppress(PermissionError):
         handle = os.open(path, os.O_RDONLY)
         try:

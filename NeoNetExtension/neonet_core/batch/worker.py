@@ -158,10 +158,10 @@ class Worker:
         with whole_folder(final) as folder:
             write_case(result, folder)
             write_bytes(folder / THUMBNAIL, thumbnail(result))
-            if case.is_dicom:
-                _write_dicom(case, result, folder)
+            lacking = _write_dicom(case, result, folder) if case.is_dicom else ""
         seconds["write"] = time.monotonic() - begun
-        return row_of_result(result, self.segmenting, label_map is not None, case.note), size_of(final)
+        note = "; ".join(filter(None, (case.note, case.anonymous(lacking))))
+        return row_of_result(result, self.segmenting, label_map is not None, note), size_of(final)
 
     def _fault(self, error: Exception, case: BatchCase) -> NeoNetError:
         """What went wrong in words for the user, without the names of the case's files."""
@@ -169,6 +169,10 @@ class Worker:
 
         if is_disk_full(error):
             return NeoNetError("DISK_FULL", "The disk is full.", "Free some space, then give the same command again.")
+        if isinstance(error, NeoNetError) and error.code in ("SEVERAL_SERIES", "SERIES_NOT_FOUND"):
+            # the message lists the series' descriptions, in which names are found
+            return NeoNetError(error.code, f"There is no one series {case.series or ''}".rstrip() + " in it.",
+                               "'neonet cohort from-dicom' lists the series of each case.")
         if isinstance(error, NeoNetError):
             return NeoNetError(error.code, case.anonymous(error.message), case.anonymous(error.hint))
         if is_out_of_memory(error):
@@ -187,7 +191,7 @@ def read_case(case: BatchCase) -> tuple[BatchCase, Volume, Volume | None]:
     try:
         image = read_volume(case.image, case.series)
     except NeoNetError as error:
-        if error.code != "SEVERAL_SERIES":
+        if error.code != "SEVERAL_SERIES" or case.series:  # what the user has chosen is not chosen anew
             raise
         case = _with_series(case)
         image = read_volume(case.image, case.series)
@@ -207,13 +211,29 @@ def _with_series(case: BatchCase) -> BatchCase:
     return replace(case, series=study.chosen.selector or None, note=study.reason)
 
 
-def _write_dicom(case: BatchCase, result: CaseResult, folder: Path) -> None:
-    """The results as DICOM objects of the patient's study; no other output carries its identity."""
+def _write_dicom(case: BatchCase, result: CaseResult, folder: Path) -> str:
+    """The results as DICOM objects of the patient's study; no other output carries its identity.
+
+    Returns
+    -------
+    str
+        Why there are none: headers of which no valid object can be made cost no score.
+    """
     from neonet_core.dicom.outputs import write_dicom_outputs
     from neonet_core.dicom_series import series_files
+    from neonet_core.training.device import is_out_of_memory
 
-    with series_files(case.image, case.series) as files:
-        write_dicom_outputs(result, files, folder)
+    try:
+        with series_files(case.image, case.series) as files:
+            write_dicom_outputs(result, files, folder)
+    except Exception as error:
+        if is_disk_full(error) or is_out_of_memory(error):
+            raise
+        for path in folder.glob("*.dcm"):
+            path.unlink()
+        # the words of others may quote a header
+        return f"no DICOM objects: {error.message if isinstance(error, NeoNetError) else type(error).__name__}"
+    return ""
 
 
 def thumbnail(result: CaseResult) -> bytes:

@@ -103,10 +103,10 @@ class PattenNet(nn.Module):
     def fit_normalisation(self, features: torch.Tensor) -> None:
         """Take mean and standard deviation of each channel from the training cases' features (N, C, X, Y, Z)."""
         # one case at a time: the whole in double precision would not fit
-        total = torch.zeros_like(self.feature_mean, dtype=torch.float64)
+        total = torch.zeros(len(self.feature_mean), dtype=torch.float64)
         squares = torch.zeros_like(total)
         for case in features:
-            values = case.double().cpu()
+            values = case.cpu().double()  # in this order: Apple's GPUs have no double precision
             total += values.sum(dim=(1, 2, 3))
             squares += values.pow(2).sum(dim=(1, 2, 3))
         count = features.numel() // features.shape[1]

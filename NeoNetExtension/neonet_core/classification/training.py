@@ -39,12 +39,15 @@ def encode_views(encoder: torch.nn.Module, channels: np.ndarray, views: Sequence
     (N, 2, X, Y, Z) -> (V, N, C, X/4, Y/4, Z/4) on `device`.
     """
     encoder.to(device).eval()
-    encoded = []
-    for done, channel in enumerate(channels):
+    features = torch.empty(0, device=device)
+    for index, channel in enumerate(channels):
         patch = torch.from_numpy(channel)[None].to(device)
-        encoded.append(torch.cat([encode_channels(encoder, patch.flip(axes)).half() for axes in views]))
-        events.progress(f"{stage}: features", done + 1, len(channels))
-    return torch.stack(encoded, dim=1)
+        encoded = torch.cat([encode_channels(encoder, patch.flip(axes)).half() for axes in views])
+        if index == 0:  # filled in place: they may take a good part of a GPU's memory, and stacking would double it
+            features = encoded.new_empty((len(views), len(channels), *encoded.shape[1:]))
+        features[:, index] = encoded
+        events.progress(f"{stage}: features", index + 1, len(channels))
+    return features
 
 
 def train_classifier(encoder: torch.nn.Module, training: Patches, stopping: Patches,

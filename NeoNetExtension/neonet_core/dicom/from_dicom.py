@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from neonet_core.dicom.identity import Pseudonyms
 from neonet_core.dicom.studies import Scan, SeriesInfo, Study, scan_tree, with_choices
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Events, Silent
-from neonet_core.training.files import write_bytes, write_text
+from neonet_core.training.files import relative_path, write_bytes, write_text
 
 COLUMNS = ("case_id", "image", "label_map", "pni", "patient_id", "series", "explanation")
 SERIES_COLUMNS = ("case_id", "series", "chosen", "points", "slices", "explanation")
@@ -87,9 +87,9 @@ def write_cases(tree: Path, out: Path, choices: Mapping[str, str] | None = None,
         if study.chosen is None:
             left_out[case_id] = study.reason
             continue
-        image = _relative(study.chosen.path, out.parent)
+        image = relative_path(study.chosen.path, out.parent)
         if _names_patient(image, study):
-            image = _relative(_link(study.chosen, out, case_id), out.parent)
+            image = relative_path(_link(study.chosen, out, case_id), out.parent)
             linked += 1
         rows.append({"case_id": case_id, "image": image, "patient_id": pseudonyms.patient(study.patient_id, study.uid),
                      "series": study.chosen.selector, "explanation": study.reason,
@@ -99,6 +99,10 @@ def write_cases(tree: Path, out: Path, choices: Mapping[str, str] | None = None,
                           "phase.", f"Why is in {series_file}; choose series there with --series-choice.")
     if known:
         write_bytes(out.with_name(f"{out.stem}-earlier.csv"), out.read_bytes())  # it may name cases that have gone
+        gone = set(known) - {row["case_id"] for row in rows}
+        if gone:
+            events.log(f"{len(gone)} cases of the earlier manifest are not in this one; they stand in "
+                       f"{out.stem}-earlier.csv.", "warning")
     further = dict.fromkeys(name for row in rows for name in row if name not in COLUMNS)
     _write_csv(out, (*COLUMNS, *further), rows)
     if linked:
@@ -144,8 +148,12 @@ def _kept(case: Case | None, folder: Path) -> dict[str, str]:
     if case is None:
         return {"label_map": "", "pni": ""}
     own = {name: value for name, value in case.extra.items() if name not in COLUMNS}
-    return {"label_map": "" if case.label_map is None else _relative(case.label_map, folder),
-            "pni": "" if case.outcome is None else str(case.outcome), **own}
+    values = case.label_values or {}
+    meanings = {column: "|".join(str(value) for value, label in values.items() if label == meant)
+                for column, meant in (("liver_label", 1), ("tumour_label", 2))}
+    return {"label_map": "" if case.label_map is None else relative_path(case.label_map, folder),
+            "pni": "" if case.outcome is None else str(case.outcome), **own,
+            **{column: text for column, text in meanings.items() if text}}
 
 
 def _series_rows(by_case: Sequence[tuple[str, Study]]) -> Iterator[dict[str, str]]:
@@ -170,22 +178,17 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Iterator[dict[str, str]
 # --- paths without identity -------------------------------------------------------------------------------------------
 
 
-def _relative(path: Path, folder: Path) -> str:
-    """From the manifest's folder; absolute where there is no way (another drive)."""
-    try:
-        return Path(os.path.relpath(path.parent.resolve() / path.name, folder.resolve())).as_posix()
-    except ValueError:
-        return path.absolute().as_posix()
-
-
 def _names_patient(path: str, study: Study) -> bool:
     """Whether a path holds part of the patient's name, the patient id, birth date or accession number."""
     squeezed = _squeezed(path)
-    return any(len(part) >= 3 and part in squeezed for part in map(_squeezed, study.identifiers))
+    return any((len(part) >= 3 or not part.isascii()) and part in squeezed
+               for part in map(_squeezed, study.identifiers))
 
 
 def _squeezed(text: str) -> str:
-    return re.sub(r"[\W_]", "", text.lower())
+    """Letters and digits, without accents, with one spelling for umlauts: Schröder, Schroeder and SCHRODER are one."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
+    return re.sub(r"([aou])e", r"\1", re.sub(r"[\W_]", "", plain))
 
 
 def _links_folder(out: Path) -> Path:

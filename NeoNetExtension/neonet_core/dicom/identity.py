@@ -62,7 +62,7 @@ class Pseudonyms:
         return f"{self.patient(patient_id, study_uid)}-s{self._letters('study', study_uid, STUDY_LETTERS)}"
 
     def _letters(self, kind: str, name: str, count: int) -> str:
-        digest = hmac.digest(self._secret, f"{kind}\0{name}".encode(), "sha256")
+        digest = hmac.digest(self._secret, f"{kind}\0{name}".encode("utf-8", "surrogateescape"), "sha256")
         return base64.b32encode(digest).decode("ascii").lower()[:count]
 
 

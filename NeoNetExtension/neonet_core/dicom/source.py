@@ -94,6 +94,7 @@ def read_source(files: Sequence[Path]) -> Source:
                                   "Export the series again from the archive.")
             _mend(header)
             _fill_thickness(header, float(np.linalg.norm(grid.affine[:3, 2])))
+        _make_alike(headers)
     return Source(headers, grid)
 
 
@@ -145,6 +146,25 @@ def _mend(header: Dataset) -> None:
     if not header.get("FrameOfReferenceUID"):
         # Required in a segmentation. All slices get the same, and it is nobody else's.
         header.FrameOfReferenceUID = derived_uid("frame of reference", str(header.SeriesInstanceUID))
+
+
+def _make_alike(headers: Sequence[Dataset]) -> None:
+    """One orientation and one frame of reference for all slices, as highdicom compares them to the last digit and
+    `series_grid` has found them to be one grid. Of a multi-frame image's frames, what they share is said once."""
+    first = headers[0]
+    for header in headers[1:]:
+        header.FrameOfReferenceUID = first.FrameOfReferenceUID
+        if "ImageOrientationPatient" in first:
+            header.ImageOrientationPatient = first.ImageOrientationPatient
+    frames, shared = first.get("PerFrameFunctionalGroupsSequence"), first.get("SharedFunctionalGroupsSequence")
+    if not frames or not shared:
+        return
+    for name in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
+        groups = [frame.get(name) for frame in frames]
+        if name not in shared[0] and all(groups) and all(group == groups[0] for group in groups):
+            setattr(shared[0], name, groups[0])
+            for frame in frames:
+                delattr(frame, name)
 
 
 def _fill_thickness(header: Dataset, distance: float) -> None:

@@ -180,15 +180,15 @@ class Scan:
                 f"that are not DICOM and {self.damaged} that are damaged")
 
 
-def find_studies(tree: Path, events: Events | None = None) -> list[Study]:
+def find_studies(tree: Path, events: Events | None = None, but: Path | None = None) -> list[Study]:
     """The studies in a tree, each with its choice; how many files were skipped goes to the log. See `scan_tree`."""
     events = events or Silent()
-    scan = scan_tree(tree, events)
+    scan = scan_tree(tree, events, but)
     events.log(scan.summary + ".")
     return list(scan.studies)
 
 
-def scan_tree(tree: Path, events: Events | None = None) -> Scan:
+def scan_tree(tree: Path, events: Events | None = None, but: Path | None = None) -> Scan:
     """Read the headers of all files below a folder, and of those in its zips.
 
     Parameters
@@ -197,6 +197,8 @@ def scan_tree(tree: Path, events: Events | None = None) -> Scan:
         Folder, or one zip.
     events : Events, optional
         Gets the progress.
+    but : Path, optional
+        A folder in it that is left out: our own outputs.
 
     Returns
     -------
@@ -211,7 +213,8 @@ def scan_tree(tree: Path, events: Events | None = None) -> Scan:
     if not tree.exists():
         raise NeoNetError("FILE_NOT_FOUND", f"There is no {tree}.", "Check the path.")
     found = _Found()
-    files = [tree] if tree.is_file() else sorted(path for path in tree.rglob("*") if path.is_file())
+    files = [tree] if tree.is_file() else sorted(
+        path for path in tree.rglob("*") if path.is_file() and not (but and path.is_relative_to(but)))
     with quiet():
         for path in track(files, "reading DICOM headers", events or Silent()):
             if any(part.startswith(".") for part in path.relative_to(tree).parts):
@@ -618,8 +621,12 @@ def _number(series: SeriesInfo) -> int:
 def _identifiers(header: Any) -> frozenset[str]:
     """What tells who a patient is: whatever is long enough not to be found in a path by chance."""
     name = re.split(r"[\^=\s,]+", _text(header, "PatientName"))
-    others = [_text(header, tag) for tag in ("PatientID", "PatientBirthDate", "AccessionNumber")]
-    return frozenset(part for part in (*name, *others) if len(part) >= 3)
+    others = [_text(header, tag) for tag in ("PatientID", "AccessionNumber")]
+    born = _text(header, "PatientBirthDate")
+    dates = [born, born[6:] + born[4:6] + born[:4], born[4:] + born[:4]]
+    # a name of two letters is found anywhere by chance, one of a single Chinese character is not
+    return frozenset(part for part in (*name, "".join(name), *others, *dates)
+                     if len(part) >= 3 or not part.isascii())
 
 
 # --- the user's own choice --------------------------------------------------------------------------------------------

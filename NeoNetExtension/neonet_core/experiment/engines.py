@@ -81,15 +81,20 @@ def run_ray(tasks: Sequence[Task], device: str, threads: int | None, events: Eve
     try:
         cpus, on_gpu = room(ray, device, threads, events)
         mailbox = _mailbox(ray)
-        train = ray.remote(max_retries=RETRIES)(_train)
+        # a worker that lived on would keep the memory of a GPU that Ray takes for free; Ray sees to it by itself only
+        # where the decorator names GPUs
+        once: dict[str, Any] = {"max_calls": 1} if on_gpu else {}
+        train = ray.remote(max_retries=RETRIES, **once)(_train)
         pending: dict[Any, Task] = {}
         found: dict[tuple[int, str], Any] = {}
         for task in tasks:
             number = task.training.fold.number
             before = [found[number, stage] for stage in needs(task.stage, task.training.preset)
                       if (number, stage) in found]
-            reference = train.options(num_cpus=cpus, num_gpus=gpu_share(task.stage) if on_gpu else 0,
-                                      name=task.name).remote(task, os.getcwd(), device, cpus, mailbox, *before)
+            share = gpu_share(task.stage) if on_gpu else 0
+            own_device = "cpu" if on_gpu and not share else device  # it may be sent to a node without a GPU
+            reference = train.options(num_cpus=cpus, num_gpus=share, name=task.name).remote(
+                task, os.getcwd(), own_device, cpus, mailbox, *before)
             found[number, task.stage], pending[reference] = reference, task
         _follow(ray, pending, mailbox, events)
     finally:

@@ -99,16 +99,21 @@ def _export_member(run: Run, preset: Preset, fold: int, folder: Path, half: bool
         network = _trained_network(part, preset, run.stage_folder(fold, stage) / "weights.safetensors")
         save_weights(folder / file, network, half)
         values[part] = file
-        values["seg_spacing" if part == "seg" else "crop_spacing"] = done["figures"]["spacing"]
+        if part == "seg":
+            values["seg_spacing"] = done["figures"]["spacing"]
         figures |= {key: done["figures"][key] for key in ("dice_liver", "dice_tumour", "auc") if key in done["figures"]}
-    return Member(fold=fold, figures=figures, **values) if values else None
+    parts = run.parts(fold)
+    if not values or parts is None:
+        return None
+    # the crop's grid also where no stage that needs it is trained: `neonet crop --bundle` asks for it
+    return Member(fold=fold, figures=figures, crop_spacing=parts["spacing"]["crop"], **values)
 
 
 def _preset_of(run: Run) -> Preset:
     """The run's preset, with the segmentation network that was trained where ``--models`` named another."""
     preset = run.preset()
     trained = [name for name in NETWORKS
-               if any(run.done(fold, f"seg-{name.lower()}") for fold in run.fold_numbers())]
+               if any(run.done(fold, segmentor_stage(preset, name)) for fold in run.fold_numbers())]
     if not trained or preset.seg.network in trained:
         return preset
     if len(trained) > 1:

@@ -245,9 +245,15 @@ class Measurement:
             ends.append(time.perf_counter())
             self._report(done / (total + 1))
 
+        def sample() -> None:
+            generator.generate(masks, [0] * count, range(count), sampler=settings.sampler, steps=steps,
+                               guidance=settings.guidance, progress=step_ended)
+
+        masks = self._patches(count).masks
+        sample()  # warms up
+        ends.clear()
         began = time.perf_counter()
-        generator.generate(self._patches(count).masks, [0] * count, range(count), sampler=settings.sampler,
-                           steps=steps, guidance=settings.guidance, progress=step_ended)
+        sample()
         whole = time.perf_counter() - began
         taken = _differences(ends) or [whole]
         beside = max(whole - (ends[-1] - ends[0]), 0)  # the mask's embedding, the first step, decoding

@@ -120,7 +120,8 @@ class Run:
                 if before[key] != settings[key]:
                     raise NeoNetError("RUN_EXISTS", f"{self.folder} holds a run with another {key} ({before[key]}).",
                                       "Choose another folder with --out.")
-        elif self.folder.exists() and any(entry.suffix != ".part" for entry in self.folder.iterdir()):
+        elif self.folder.exists() and any(
+                entry.suffix != ".part" and not entry.name.startswith(".") for entry in self.folder.iterdir()):
             raise NeoNetError("RUN_EXISTS", f"{self.folder} is not empty and holds no training run.",
                               "Choose another folder with --out.")
 

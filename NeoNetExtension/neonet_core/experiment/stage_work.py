@@ -85,16 +85,22 @@ class StageWork:
         return padded_encoder_maps(network, size_multiple(self._preset.seg.network, self._preset.seg.channels))
 
     def _latents(self, flips: bool) -> tuple[CachedLatents, CachedLatents | None]:
-        """Latents to learn from, and, in the rigorous protocol, those that pick the epoch: the paper names none."""
+        """Latents to learn from, and those that pick the epoch, if any do."""
         from neonet_core.generation.latents import CachedLatents
 
         autoencoder = load_autoencoder(self._run, self._preset, self._fold.number, self._kind)
         learning = CachedLatents(autoencoder, self._patches(self._fold.learning), flips, self._device, self._events,
                                  self._name)
-        if self._preset.protocol == "paper":
+        stopping = self._generator_stopping()
+        if not len(stopping):
             return learning, None
-        stopping = self._patches(self._fold.stopping[:MOST_STOPPING_PATCHES])
         return learning, CachedLatents(autoencoder, stopping, False, self._device, self._events, self._name)
+
+    def _generator_stopping(self) -> Patches:
+        """The patches that pick the epoch of NeoGen's networks: none in the protocol ``paper``, where these would be
+        held-out ones, and the paper trains its generator "strictly ... using only the training data"."""
+        cases = () if self._preset.protocol == "paper" else self._fold.stopping[:MOST_STOPPING_PATCHES]
+        return self._patches(cases)
 
     def _save(self, network: torch.nn.Module) -> None:
         save_weights(self._folder / WEIGHTS, network)
@@ -121,10 +127,9 @@ class StageWork:
     def _autoencoder(self) -> dict[str, Any]:
         from neonet_core.generation.autoencoder import train_autoencoder
 
-        stopping = self._patches(self._fold.stopping[:MOST_STOPPING_PATCHES])
         network, result = train_autoencoder(
-            self._patches(self._fold.learning), stopping, getattr(self._preset, self._kind), self._folder, self._seed,
-            self._device, self._events, self._name, self._perceptual())
+            self._patches(self._fold.learning), self._generator_stopping(), getattr(self._preset, self._kind),
+            self._folder, self._seed, self._device, self._events, self._name, self._perceptual())
         self._save(network)
         return {**_figures(result), "spacing": self._crop_spacing}
 

@@ -182,9 +182,11 @@ def _starting_from(bundle: Bundle, preset: Preset, models: Sequence[str]) -> tup
 
     Raises ``NO_SEG_MODEL``, ``BUNDLE_DAMAGED``.
     """
-    bundle.segmentors(torch.device("cpu"))
+    started_from = bundle.segmentors(torch.device("cpu"))[0]
     theirs = bundle.record.preset.seg
-    changes = {name: getattr(theirs, name) for name in ("network", "channels", "spacing", "patch_size")}
+    changes: dict[str, Any] = {name: getattr(theirs, name) for name in ("network", "channels", "patch_size")}
+    # its own millimetres: "median" would be that of the new cohort
+    changes["spacing"] = "native" if started_from.spacing is None else tuple(started_from.spacing)
     chosen = preset.model_copy(update={"seg": preset.seg.model_copy(update=changes)})
     return chosen, [model for model in models if model not in NETWORKS]
 

@@ -9,7 +9,7 @@ import torch
 from neonet_core.experiment.graph import segmentor_settings, segmentor_stage
 from neonet_core.experiment.run import Run
 from neonet_core.presets import Preset
-from neonet_core.segmentation.networks import build_segmentor
+from neonet_core.segmentation.networks import NETWORKS, build_segmentor
 from neonet_core.training.checkpoint import load_weights
 
 if TYPE_CHECKING:
@@ -18,6 +18,22 @@ if TYPE_CHECKING:
     from neonet_core.generation.generator import Generator
 
 WEIGHTS = "weights.safetensors"
+
+
+def trained_segmentors(run: Run) -> list[str]:
+    """The segmentation networks that are done in any fold and belong to the run; the preset's first.
+
+    ``--models`` may have named others than the preset's.
+    """
+    preset = run.preset()
+    names = dict.fromkeys([preset.seg.network, *NETWORKS])
+    return [name for name in names
+            if any(run.current(fold, segmentor_stage(preset, name)) for fold in run.fold_numbers())]
+
+
+def own_segmentor(run: Run) -> str:
+    """The network by which a run segments: the preset's, or else the first that it has trained."""
+    return next(iter(trained_segmentors(run)), run.preset().seg.network)
 
 
 def load_segmentor(run: Run, preset: Preset, fold: int, stage: str | None = None) -> torch.nn.Module:

@@ -104,6 +104,6 @@ class Codebook(torch.nn.Module):
             ``perplexity``: how many codes, used equally often, would carry as much (1 to K); ``codes_used``: the
             share of the K codes that occur.
         """
-        counts = torch.bincount(indices.flatten(), minlength=len(self)).double()
+        counts = torch.bincount(indices.flatten(), minlength=len(self)).cpu().double()
         shares = counts[counts > 0] / counts.sum()
         return {"perplexity": (-(shares * shares.log()).sum()).exp().item(), "codes_used": len(shares) / len(self)}

@@ -60,7 +60,7 @@ class CachedLatents:
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of each latent channel, (C,) each, over all patches, views and positions."""
-        by_channel = self.latents.double().transpose(0, 2).flatten(1)
+        by_channel = self.latents.cpu().double().transpose(0, 2).flatten(1)
         return by_channel.mean(1).float(), by_channel.std(1).float()
 
     def steps_per_epoch(self, batch_size: int) -> int:

@@ -142,7 +142,7 @@ def _normalised(features: torch.Tensor, overwrite: bool = True) -> torch.Tensor:
 
     Without gradients and where `overwrite` allows it, in place: a liver window's finest maps are 0.5 GB each.
     """
-    deviation, mean = torch.std_mean(features, dim=(2, 3, 4), correction=0, keepdim=True)
+    deviation, mean = torch.std_mean(features.float(), dim=(2, 3, 4), correction=0, keepdim=True)
     scale = 1 / (deviation + DEVIATION_FLOOR)
     if overwrite and not torch.is_grad_enabled():
         return functional.leaky_relu_(features.mul_(scale).sub_(mean * scale), SLOPE)

@@ -71,7 +71,7 @@ def _patch_loss() -> Callable[[torch.nn.Module, tuple[torch.Tensor, torch.Tensor
 
     def loss(model: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         images, label_maps = batch
-        return criterion(model(images), label_maps)
+        return criterion(model(images).float(), label_maps)
 
     return loss
 

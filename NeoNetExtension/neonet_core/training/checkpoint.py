@@ -60,7 +60,7 @@ def save_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
     tensors["random.torch"] = torch.get_rng_state()
-    if torch.cuda.is_available():
+    if _on_cuda(model):
         tensors["random.cuda"] = torch.cuda.get_rng_state()
     numpy_state = np.random.get_state(legacy=False)
     header = {
@@ -93,9 +93,12 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
         index, key = name.split(".", 1)
         states.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": states, "param_groups": optimizer_state["param_groups"]})
+    for parameter, moments in optimizer.state.items():  # CUDA's fused AdamW wants them laid out as the parameter is
+        moments |= {name: torch.empty_like(parameter).copy_(moment) for name, moment in moments.items()
+                    if name != "step"}
 
     torch.set_rng_state(tensors["random.torch"])
-    if torch.cuda.is_available() and "random.cuda" in tensors:
+    if _on_cuda(model) and "random.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["random.cuda"])
     version, internal, gauss = json.loads(header["random.python"])
     random.setstate((version, tuple(internal), gauss))
@@ -103,3 +106,7 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
     numpy_state["state"]["key"] = np.array(numpy_state["state"]["key"], dtype=np.uint32)
     np.random.set_state(numpy_state)
     return json.loads(header["progress"])
+
+
+def _on_cuda(model: torch.nn.Module) -> bool:
+    return any(parameter.is_cuda for parameter in model.parameters())

@@ -26,5 +26,13 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """CUDA raises OutOfMemoryError; a CPU raises RuntimeError with "can't allocate memory" or "bad_alloc" in it."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "alloc" in str(error)
+    """Whether memory ran out, of the machine or of the device.
+
+    CUDA raises OutOfMemoryError (through Ray one that is called ``RayTaskError(OutOfMemoryError)``), or RuntimeError in
+    the words of cuBLAS, cuDNN or the driver; a CPU raises RuntimeError with "can't allocate memory" or "bad_alloc".
+    """
+    if isinstance(error, MemoryError) or "OutOfMemoryError" in type(error).__name__:
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        sign in text for sign in ("out of memory", "alloc_failed", "allocate memory", "bad_alloc"))

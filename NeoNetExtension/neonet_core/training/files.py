@@ -38,6 +38,14 @@ def write_bytes(path: Path, data: bytes) -> None:
     write_atomic(path, lambda temporary: temporary.write_bytes(data))
 
 
+def relative_path(path: Path, folder: Path) -> str:
+    """From a folder, with slashes; absolute where there is no way (another drive of Windows)."""
+    try:
+        return Path(os.path.relpath(path.parent.resolve() / path.name, folder.resolve())).as_posix()
+    except ValueError:
+        return path.absolute().as_posix()
+
+
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 

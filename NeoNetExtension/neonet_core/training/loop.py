@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from neonet_core.errors import NeoNetError
@@ -131,8 +132,9 @@ def fit(model: torch.nn.Module, *, stage: str, settings: Training, batches: Call
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, best, log = folder / "checkpoint.safetensors", folder / "best.safetensors", folder / "log.jsonl"
     on_cuda = device.type == "cuda"
+    AcceleratorState._reset_state(reset_partial_state=True)  # each training has its own device
     accelerator = Accelerator(cpu=device.type == "cpu",
-                              mixed_precision="bf16" if on_cuda and torch.cuda.is_bf16_supported() else "no")
+                              mixed_precision="bf16" if on_cuda and _has_bf16() else "no")
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay,
                                   fused=on_cuda)
@@ -141,8 +143,10 @@ def fit(model: torch.nn.Module, *, stage: str, settings: Training, batches: Call
         model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     ema = None
     if settings.ema_decay is not None:
-        ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)
-    prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
+        ema = AveragedModel(model, multi_avg_fn=_moving_average(settings.ema_decay), use_buffers=True)
+    # the model is not prepared: accelerate would leave a forward in bf16 on it, and the figures of a run would not be
+    # those of its bundle; the training steps have their autocast below
+    prepared_optimizer = accelerator.prepare(optimizer)
     evaluated = ema.module if ema is not None else model
 
     progress: dict[str, Any] = {"epoch": 0, "best_epoch": None, "best_value": None, "history": []}
@@ -160,13 +164,13 @@ def fit(model: torch.nn.Module, *, stage: str, settings: Training, batches: Call
         rate = learning_rate(settings, epoch)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        prepared.train()
+        model.train()
         # summed on the device: reading the loss at each step would make the host wait for it
         total, steps = torch.zeros((), device=device), 0
         for step, batch in enumerate(batches(epoch)):
             prepared_optimizer.zero_grad(set_to_none=True)
             with accelerator.autocast():
-                value = loss(prepared, batch)
+                value = loss(model, batch)
             accelerator.backward(value)
             if settings.clip_gradient is not None:
                 accelerator.clip_grad_norm_(parameters, settings.clip_gradient)
@@ -212,6 +216,25 @@ def fit(model: torch.nn.Module, *, stage: str, settings: Training, batches: Call
         events.progress(stage, settings.epochs, settings.epochs)  # stopped early
     return Fit(progress["epoch"], progress["best_epoch"] or progress["epoch"], progress["best_value"],
                progress["history"])
+
+
+def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    """Of the weights; whole numbers (counts, a window's table of indices) have no mean, and are taken as they are."""
+    of_floats = get_ema_multi_avg_fn(decay)
+
+    def update(averaged: Any, current: Any, count: Any) -> None:
+        if averaged[0].is_floating_point():
+            of_floats(averaged, current, count)
+            return
+        for kept, now in zip(averaged, current, strict=True):
+            kept.copy_(now)
+
+    return update
+
+
+def _has_bf16() -> bool:
+    """Whether this GPU computes in bf16 itself: those before Ampere emulate it, slower than fp32."""
+    return torch.cuda.get_device_capability() >= (8, 0) if torch.version.hip is None else torch.cuda.is_bf16_supported()
 
 
 def _out_of_patience(progress: dict[str, Any], settings: Training) -> bool:

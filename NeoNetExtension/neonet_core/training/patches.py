@@ -56,6 +56,10 @@ def cut_patches(cases: Sequence[PreparedCase], settings: CropSettings) -> Patche
                               "the model works on.", "Leave the case out, or choose a finer crop.spacing.")
         crop = locate_crop(label_map, settings.size, component=settings.component, spacing=case.spacing)
         assert crop is not None, "quality control leaves out cases without tumour"
+        if crop.coverage == 0:
+            raise NeoNetError("EMPTY_TUMOUR", f"The crop around the tumours of {case.case_id} holds none of them: they "
+                              "lie farther apart than it is large.",
+                              "Crop the largest one (--set crop.component=largest), or leave the case out.")
         images.append(extract(np.asarray(case.image), crop)[None])
         masks.append(mask_patch(extract(label_map, crop)))
     shape = tuple(settings.size)

@@ -10,7 +10,6 @@ from neonet_core.classification.names import CONTROLS
 from neonet_core.experiment.graph import segmentor_stage
 from neonet_core.experiment.reporting.checklist_items import CLAIM, TRIPOD_AI, Item
 from neonet_core.experiment.reporting.classification_tables import MODELS, auc_record, model_name, ratio_name
-from neonet_core.experiment.reporting.paper import TABLE_1
 from neonet_core.experiment.reporting.results import LAST_EPOCH, PROTOCOLS, Results
 from neonet_core.experiment.reporting.tables import Table
 from neonet_core.training.files import read_json
@@ -70,7 +69,7 @@ def _of_method(settings: Mapping[str, Any], results: Results) -> dict[str, str]:
     preset, environment = results.preset, settings["environment"]
     packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
     crop = " × ".join(map(str, preset.crop.size))
-    networks = [name for name in TABLE_1 if results.stage(segmentor_stage(preset, name)).figures]
+    networks = [name for name in results.segmentors if results.stage(segmentor_stage(preset, name)).figures]
     classifiers = [model_name(model) for model in (*MODELS, *CONTROLS)
                    if any(results.classifier(model, ratio).figures for ratio in results.ratios)]
     shares = ", ".join(map(ratio_name, results.ratios))

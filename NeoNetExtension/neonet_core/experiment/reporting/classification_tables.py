@@ -11,7 +11,7 @@ from neonet_core.classification.names import BASELINE_NAMES, CONTROLS, VOLUME
 from neonet_core.evaluation.auc import auc, bootstrap_interval, delong_interval
 from neonet_core.experiment.reporting.paper import RATIOS, TABLE_2_MEAN, TABLE_5, auc_in_paper
 from neonet_core.experiment.reporting.results import OF_PAPER, Results, folds_text
-from neonet_core.experiment.reporting.tables import Interval, Missing, Table
+from neonet_core.experiment.reporting.tables import Interval, Missing, Table, paper_text
 
 MODELS = (*BASELINE_NAMES, "PattenNet")
 """The rows of table 2, in the paper's order."""
@@ -71,7 +71,7 @@ def ablation_table(results: Results) -> Table:
     for name, words in configurations.items():
         record = {"configuration": words} | auc_record(results, "PattenNet" if name == itself else name, ratio)
         records.append(record | {"paper": TABLE_5.get(name)})
-        rows.append([words, auc_cell(record | {"paper": None}), _paper_text(TABLE_5.get(name))])
+        rows.append([words, auc_cell(record | {"paper": None}), paper_text(TABLE_5.get(name))])
     notes = [*results.protocol_notes, *READING,
              f"All at {ratio_name(ratio)}, the highest share of synthetic cases in this run (the paper: R+S 100 %). "
              f"Attention alone: {blocks_text(blocks)}, as in the full model.",
@@ -117,7 +117,7 @@ def known_aucs(record: Mapping[str, Any]) -> list[float]:
 
 def auc_cell(record: Mapping[str, Any]) -> Any:
     """A cell of table 2 or 5: mean of folds, pooled AUC with its interval, how many folds, the paper's figure."""
-    paper = [] if record["paper"] is None else [f"paper {_paper_text(record['paper'])}"]
+    paper = [] if record["paper"] is None else [f"paper {paper_text(record['paper'])}"]
     known = known_aucs(record)
     if record["auc_pooled"] is None:
         return (Missing(record["missing"] or "no predictions"), *paper)
@@ -149,11 +149,7 @@ def missing_notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _mean_cell(records: Sequence[Mapping[str, Any]], ratio: int) -> Any:
     known = [value for record in records if (value := record["auc_mean_of_folds"]) is not None]
-    paper = [f"paper {_paper_text(TABLE_2_MEAN[RATIOS.index(ratio)])}"] if ratio in RATIOS else []
+    paper = [f"paper {paper_text(TABLE_2_MEAN[RATIOS.index(ratio)])}"] if ratio in RATIOS else []
     if not known:
         return (Missing("not run"), *paper)
     return (float(np.mean(known)), f"{len(known)} of {len(records)} models", *paper)
-
-
-def _paper_text(value: float | None) -> str | Missing:
-    return Missing("not in the paper") if value is None else f"{value:.4f}"

@@ -13,7 +13,6 @@ from neonet_core.classification.names import ABLATIONS, CONTROLS
 from neonet_core.errors import NeoNetError
 from neonet_core.experiment.graph import segmentor_stage
 from neonet_core.experiment.reporting.classification_tables import MODELS, auc_record, model_name, ratio_name
-from neonet_core.experiment.reporting.paper import TABLE_1
 from neonet_core.experiment.reporting.results import Results
 from neonet_core.experiment.reporting.segmentation_table import mean_interval, patient_dice
 from neonet_core.experiment.reporting.tables import Missing, Table, latex_document
@@ -56,7 +55,8 @@ def repeats_table(runs: Sequence[Run]) -> Table:
     every = [Results(run) for run in runs]
     ratios = sorted({ratio for results in every for ratio in results.ratios})
     figures: dict[tuple[str, str], list[Values]] = {
-        ("Dice", network): [_dice(results, network) for results in every] for network in TABLE_1}
+        ("Dice", network): [_dice(results, network) for results in every]
+        for network in dict.fromkeys(network for results in every for network in results.segmentors)}
     figures |= {("AUC", f"{model_name(model)}, {ratio_name(ratio)}"): [_auc(results, model, ratio) for results in every]
                 for model in (*MODELS, *CONTROLS, *ABLATIONS) for ratio in ratios}
     records = [_record(measure, model, values) for (measure, model), values in figures.items()

@@ -14,6 +14,7 @@ from neonet_core.experiment.reporting.gallery import Picture
 from neonet_core.experiment.reporting.paper import TABLE_1
 from neonet_core.experiment.reporting.results import PROTOCOLS, Results, folds_text
 from neonet_core.experiment.reporting.tables import Table
+from neonet_core.experiment.trained import own_segmentor
 from neonet_core.figures import Outcome
 from neonet_core.pages import page_environment
 from neonet_core.training.files import read_json
@@ -46,12 +47,12 @@ def run_html(results: Results, tables: Sequence[Table], pictures: Sequence[Pictu
 
 def _key_figures(results: Results) -> list[dict[str, Any]]:
     """What a reader looks for first: Dice of the run's network, AUC without and with synthetic cases."""
-    network = results.preset.seg.network
+    network = own_segmentor(results.run)
     segmentation = results.stage(segmentor_stage(results.preset, network))
     dice = [figures["dice"] for figures in segmentation.figures.values()]
     shown = [{"name": f"Dice, {network}", "value": f"{sum(dice) / len(dice):.3f}" if dice else None,
               "why": segmentation.why, "details": [f"mean of {len(dice)} of {results.folds} folds"],
-              "paper": f"{TABLE_1[network]:.4f}"}]
+              "paper": f"{TABLE_1[network]:.4f}" if network in TABLE_1 else None}]
     for ratio in dict.fromkeys((0, results.highest_ratio)):
         record = auc_record(results, "PattenNet", ratio)
         value, pooled = record["auc_mean_of_folds"], record["auc_pooled"]

@@ -11,21 +11,23 @@ import numpy as np
 
 from neonet_core.classification.names import CLASSIFIERS
 from neonet_core.evaluation.auc import auc
-from neonet_core.experiment.graph import classifier_stage, segmentor_stage
+from neonet_core.experiment.graph import classifier_stage
 from neonet_core.experiment.predictions import Prediction, by_patient
+from neonet_core.experiment.reporting.paper import TABLE_1
 from neonet_core.experiment.run import Run
-from neonet_core.segmentation.networks import NETWORKS
+from neonet_core.experiment.trained import trained_segmentors
 from neonet_core.training.files import read_json
 
 NOT_RUN = "not run"
 PROTOCOLS = {
-    "paper": "The epoch of each segmentation network, autoencoder and classifier was picked on the very fold whose "
-             "figures stand here: they are optimistic (simulated with the paper's cohort, a true AUC of 0.70 comes out "
-             "as 0.78 to 0.83).",
+    "paper": "The epoch of each segmentation network and classifier was picked on the very fold whose figures stand "
+             "here: they are optimistic (simulated with the paper's cohort, a true AUC of 0.70 comes out as 0.78 to "
+             "0.83).",
     "rigorous": "The epoch of each network was picked on an inner part of the fold's training patients; the held-out "
                 "patients were scored once.",
 }
-LAST_EPOCH = "Diffusion model and ControlNet keep their last epoch: in this protocol none is picked for them."
+LAST_EPOCH = ("Autoencoder, diffusion model and ControlNet keep their last epoch: in this protocol none is picked for "
+              "them.")
 """Of the protocol ``paper``, whose generators are not picked on held-out patients."""
 OF_PAPER = "The paper's figures are of another cohort: they stand here for orientation, not for comparison."
 
@@ -143,9 +145,14 @@ class Results:
                 for figures in self.classifier(model, ratio).figures.values() for row in figures.get("predictions", ())}
 
     @property
+    def segmentors(self) -> list[str]:
+        """The rows of table 1: the paper's networks, and what else the run has trained."""
+        return list(dict.fromkeys([*TABLE_1, *trained_segmentors(self.run)]))
+
+    @property
     def any_model(self) -> bool:
         """Whether any segmentation network or classifier is done in any fold."""
-        return any(self.stage(segmentor_stage(self.preset, network)).figures for network in NETWORKS) or any(
+        return bool(trained_segmentors(self.run)) or any(
             self.classifier(model, ratio).figures for model in CLASSIFIERS for ratio in self.ratios)
 
     @property

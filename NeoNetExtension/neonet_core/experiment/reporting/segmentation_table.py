@@ -10,7 +10,7 @@ import numpy as np
 from neonet_core.experiment.graph import segmentor_stage
 from neonet_core.experiment.reporting.paper import TABLE_1
 from neonet_core.experiment.reporting.results import OF_PAPER, Results, StageResults
-from neonet_core.experiment.reporting.tables import Interval, Missing, Table
+from neonet_core.experiment.reporting.tables import Interval, Missing, Table, paper_text
 
 STRUCTURES = ("dice", "dice_liver", "dice_tumour")
 BOOTSTRAPS = 2000
@@ -19,8 +19,8 @@ BOOTSTRAPS = 2000
 def segmentation_table(results: Results) -> Table:
     """Table 1: mean of the folds with their spread, and an interval over patients, beside the paper."""
     patient_of = results.patient_of()
-    records = [_record(results, network, patient_of) for network in TABLE_1]
-    rows = [[record["network"], *(_cell(record, name) for name in STRUCTURES), f"{record['paper']:.4f}"]
+    records = [_record(results, network, patient_of) for network in results.segmentors]
+    rows = [[record["network"], *(_cell(record, name) for name in STRUCTURES), paper_text(record["paper"])]
             for record in records]
     notes = [*results.protocol_notes, "First line: mean of the folds ± standard deviation over them. Second line: mean "
              f"over all held-out patients with its 95 % percentile interval over {BOOTSTRAPS:,} resampled cohorts of "
@@ -48,7 +48,7 @@ def _record(results: Results, network: str, patient_of: Mapping[str, str]) -> di
                    f"{name}_patients": interval and interval.value,
                    f"{name}_low": interval and interval.low, f"{name}_high": interval and interval.high}
         record |= {f"{name}_fold_{fold}": stage.figures.get(fold, {}).get(name) for fold in range(results.folds)}
-    return record | {"paper": TABLE_1[network], "missing": stage.why}
+    return record | {"paper": TABLE_1.get(network), "missing": stage.why}
 
 
 def _cell(record: Mapping[str, Any], name: str) -> Any:

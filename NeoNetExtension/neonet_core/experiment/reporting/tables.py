@@ -38,6 +38,11 @@ class Missing:
     reason: str
 
 
+def paper_text(value: float | None) -> str | Missing:
+    """The cell of a figure of the paper's."""
+    return Missing("not in the paper") if value is None else f"{value:.4f}"
+
+
 @dataclass(frozen=True)
 class Table:
     """A table that is ready to be written.
