@@ -3,6 +3,7 @@
 import contextlib
 import html
 import logging
+import os
 import platform
 import shutil
 from dataclasses import replace
@@ -124,6 +125,8 @@ class NeoNetExtensionWidget(ModuleWidget):
         for edit, name in self.pathEdits:
             edit.filters = ctk.ctkPathLineEdit.Dirs  # else its button asks for a file; one can be typed all the same
             edit.connect("currentPathChanged(QString)", lambda path, name=name: self.onPathChosen(name, path))
+            # of a path that was cleared the signal above says nothing
+            edit.connect("validInputChanged(bool)", lambda valid, name=name: valid or self.onPathChosen(name, ""))
         self.ui.environmentSection.connect("contentsCollapsed(bool)", self.onEnvironmentCollapsed)
         self.ui.environmentBar.visible = self.ui.environmentMessage.visible = False
         self.ui.openReportButton.enabled = False
@@ -176,7 +179,7 @@ class NeoNetExtensionWidget(ModuleWidget):
     def attach(self, parameterNode):
         """The steps' choices are those of their own modules, so that both show the same."""
         if self._clsParameters is not None:
-            self.removeObserver(self._clsParameters, vtk.vtkCommand.ModifiedEvent, self.update)
+            self.removeObserver(self._clsParameters, vtk.vtkCommand.ModifiedEvent, self.onStepModified)
             self.watch.release()
         if parameterNode is None:
             self._segParameters = self._clsParameters = None
@@ -184,7 +187,7 @@ class NeoNetExtensionWidget(ModuleWidget):
             if self._clsParameters is None:
                 self._segParameters = self.logic.step("NeoNetSeg").getParameterNode()
                 self._clsParameters = self.logic.step("NeoNetCls").getParameterNode()
-            self.addObserver(self._clsParameters, vtk.vtkCommand.ModifiedEvent, self.update)
+            self.addObserver(self._clsParameters, vtk.vtkCommand.ModifiedEvent, self.onStepModified)
         self.segmentPanel.attach(self._segParameters)
         self.scorePanel.attach(self._clsParameters)
         self.batchPanel.attach(parameterNode)
@@ -198,6 +201,11 @@ class NeoNetExtensionWidget(ModuleWidget):
             if edit.currentPath != getattr(self._parameterNode, name):
                 edit.currentPath = getattr(self._parameterNode, name)
         self.update()
+
+    def onStepModified(self, caller, event):
+        """Of a step's module, say NeoNetCls's opacity: nobody sees this panel then, and `enter` updates it."""
+        if self.parent.isEntered:
+            self.update()
 
     def onPathChosen(self, name, path):
         if self._parameterNode is not None and getattr(self._parameterNode, name) != path:
@@ -267,6 +275,8 @@ class NeoNetExtensionWidget(ModuleWidget):
         if node is None or self._parameterNode is None:
             return
         if node.IsA("vtkMRMLSegmentationNode"):
+            if not self.logic.step("NeoNetCls").belong(node, self._parameterNode.inputVolume):
+                return  # the user has gone on to another MRI; the result lies beside its own
             for parameters in (self._segParameters, self._clsParameters):
                 segments.replace(parameters.segmentation, node)
                 parameters.segmentation = node
@@ -290,7 +300,8 @@ class NeoNetExtensionWidget(ModuleWidget):
             cropOptions(parameters.inputVolume, parameters.segmentation), device, **callbacks))
 
     def onScored(self, outcome, table):
-        if table is not None and self._parameterNode is not None:
+        if table is not None and self._parameterNode is not None and (
+                results.tableOf(self._parameterNode.inputVolume) is table):  # else another MRI was chosen meanwhile
             cls, parameters = self.logic.step("NeoNetCls"), self._clsParameters
             cls.showAttention(table, parameters.attentionVisible, parameters.attentionOpacity)
             cls.jumpToCrop(table)
@@ -300,11 +311,12 @@ class NeoNetExtensionWidget(ModuleWidget):
 
     def batchProblem(self):
         source, out = Path(self._parameterNode.batchInput), Path(self._parameterNode.batchOutput)
-        if not self._parameterNode.batchInput or not source.exists():
+        # os.path: pathlib raises where a folder above may not be read
+        if not self._parameterNode.batchInput or not os.path.exists(source):
             return _("Choose a folder of images, or a manifest (CSV).")
         if not self._parameterNode.batchOutput:
             return _("Choose a folder for the results.")
-        if source.is_dir() and (source == out or source in out.parents):
+        if os.path.isdir(source) and (source == out or source in out.parents):
             return _("Choose a folder for the results that does not lie among the images.")
         return ""
 
@@ -430,7 +442,7 @@ class NeoNetExtensionLogic(ScriptedLoadableModuleLogic):
     def simulate(self, onProgress=None, onLog=None, onFinished=None):
         """Simulate one case with PNI and load its MRI; ``onFinished(outcome, volumeNode or None)``."""
         job = Job([], onProgress, onLog, lambda outcome: finish(outcome))
-        job.arguments = ["phantom", str(job.folder / "phantom"), "--cases", "1", "--positives", "1", "--seed", "1"]
+        job.arguments = ["phantom", job.folder / "phantom", "--cases", "1", "--positives", "1", "--seed", "1"]
 
         def finish(outcome):
             volume = None
@@ -452,7 +464,8 @@ class NeoNetExtensionLogic(ScriptedLoadableModuleLogic):
     def batch(self, source, out, bundle, device, onProgress=None, onLog=None, onFinished=None):
         """Run ``neonet batch``; ``onFinished(outcome, path of the cohort page or None)``. Cancel keeps what is done."""
         job = Job([], onProgress, onLog, lambda outcome: finish(outcome))
-        job.arguments = ["batch", str(source), "--bundle", str(bundle.folder), "--out", str(out), "--device", device]
+        job.arguments = ["batch", Path(source).absolute(), "--bundle", bundle.folder, "--out", Path(out).absolute(),
+                         "--device", device]
 
         def finish(outcome):
             job.close()

@@ -10,6 +10,8 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import platform
+import sys
 import tempfile
 from pathlib import Path
 
@@ -32,7 +34,8 @@ def requirements():
     """What neonet_core needs: list of str as pip takes them, from the file that lies with the library."""
     text = (coreFolder() / "neonet_core" / "resources" / "requirements.txt").read_text(encoding="utf-8")
     lines = (line.partition("#")[0].strip() for line in text.splitlines())
-    return [line for line in lines if line]
+    # the paths of torch 2.13 are longer than Windows allows below Slicer's folder, and pip leaves it half installed
+    return [f"{line},<2.13" if line.startswith("torch") and sys.platform == "win32" else line for line in lines if line]
 
 
 def missing(more=()):
@@ -75,6 +78,12 @@ def ensure(parent=None, wheels=None, more=()):
         return True
     if slicer.app.testingEnabled():
         logging.info("NeoNet: testing, so nothing is installed; missing: %s", ", ".join(needed))
+        return False
+    if any(_requirement(text).name == "torch" for text in needed) and not _hasTorchForThisComputer():
+        slicer.util.errorDisplay(
+            _("PyTorch is no longer made for Slicer on Macs with Intel processors, or with an Intel build of Slicer: "
+              "NeoNet runs in a Slicer for Apple silicon, on Windows and on Linux."), windowTitle=REQUESTER,
+            parent=parent)
         return False
     if _installing or not _agreed(needed, wheels, parent):
         return False
@@ -163,6 +172,11 @@ def _agreed(needed, wheels, parent):
     return slicer.util.confirmOkCancelDisplay(
         "\n\n".join([text, source, _("No data of patients leave this computer. Install them now?")]),
         windowTitle=_("NeoNet: install Python packages"), parent=parent, detailedText="\n".join(needed))
+
+
+def _hasTorchForThisComputer():
+    """There is no torch after 2.2 for macOS on x86_64, as which Slicer also runs on Apple silicon."""
+    return not (sys.platform == "darwin" and platform.machine() == "x86_64")
 
 
 def _hasPyTorchExtension():

@@ -71,7 +71,7 @@ class Job:
     """
 
     def __init__(self, arguments, onProgress=None, onLog=None, onFinished=None, process=None):
-        self.arguments = [str(argument) for argument in arguments]
+        self.arguments = list(arguments)
         self.cancelled = False
         self._callbacks = {"progress": onProgress, "log": onLog, "finished": onFinished}
         self.folder = Path(tempfile.mkdtemp(prefix="NeoNet-", dir=_temporaryPath()))
@@ -112,7 +112,8 @@ class Job:
             self._process.connect("finished(int,QProcess::ExitStatus)", self._onProcessFinished)
             self._process.connect("errorOccurred(QProcess::ProcessError)", self._onProcessError)
             self._process.setProcessEnvironment(environment)
-            self._process.start(program, ["-m", "neonet_core", *map(str, self.arguments), "--json"])
+            self._process.setWorkingDirectory(str(self.folder))
+            self._process.start(program, ["-m", "neonet_core", *map(self._told, self.arguments), "--json"])
         except Exception as error:
             logging.exception("NeoNet: a job could not be started")
             self._startError = str(error)
@@ -176,6 +177,13 @@ class Job:
         if progress is not None:
             self._tell("progress", str(progress.get("stage")), progress.get("done") or 0, progress.get("total") or 0,
                        progress.get("seconds_left"))
+
+    def _told(self, argument):
+        """Of a path in the job's folder what comes after it: on Windows, Slicer's Python passes other names of folders
+        than ASCII to SimpleITK wrongly, and the temporary folder holds the user's name."""
+        if isinstance(argument, Path) and self.folder in argument.parents:
+            return str(argument.relative_to(self.folder))
+        return str(argument)
 
     def _tell(self, name, *values):
         """Call back. The owner may be gone (its widget deleted, its scene closed): that must not stop the job."""

@@ -23,6 +23,8 @@ FAULTS = {
     "CRASHED": r"Fatal Python error|Segmentation fault|Windows fatal exception",
 }
 KILLED = (9, 137)  # SIGKILL as Qt says it, and as a shell or a launcher says it: nobody but the system does that
+LAUNCHER_KILLED = r"exit abnormally - Report the problem"
+"""What Slicer's launcher says, with exit code 1, of a Python that a signal has ended."""
 OPTION = re.compile(r"(?<![\w-])--?[a-zA-Z][\w-]*|['`]neonet [^'`]*['`]|\bneonet [a-z]+ |\bpip install\b")
 
 
@@ -65,7 +67,9 @@ def diagnose(text, exitCode=0, crashed=False):
     def told(signs):
         return next((code for code, sign in signs.items() if re.search(sign, text)), "")
 
-    return told(SHORTAGES) or ("KILLED" if exitCode in KILLED else told(FAULTS)) or ("CRASHED" if crashed else "")
+    # a fault in compiled code leaves its traceback (PYTHONFAULTHANDLER); whoever ends without a word was killed
+    silent = "KILLED" if re.search(LAUNCHER_KILLED, text) else "CRASHED" if crashed else ""
+    return told(SHORTAGES) or ("KILLED" if exitCode in KILLED else told(FAULTS)) or silent
 
 
 def _sentences():

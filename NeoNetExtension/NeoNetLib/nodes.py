@@ -362,3 +362,12 @@ def _readVolume(path):
         return Volume(itk_array(image), itk_affine(image))
     except RuntimeError as error:
         raise NeoNetError("UNREADABLE_FILE", f"{path} cannot be read.", "Run the step again.") from error
+
+
+def remove(node):
+    """Take a node out of the scene with what it owns there."""
+    owned = [node.GetStorageNode()] if node.IsA("vtkMRMLStorableNode") else []
+    if node.IsA("vtkMRMLDisplayableNode"):
+        owned += [node.GetNthDisplayNode(index) for index in range(node.GetNumberOfDisplayNodes())]
+    for each in (node, *filter(None, owned)):
+        slicer.mrmlScene.RemoveNode(each)

@@ -49,7 +49,8 @@ def _endWithoutPsutil(pid):
     if sys.platform == "win32":
         import qt
 
-        qt.QProcess.startDetached("taskkill", ["/T", "/F", "/PID", str(pid)])
+        # at once: the root must still be there for its children to be found
+        qt.QProcess.execute("taskkill", ["/T", "/F", "/PID", str(pid)])
         return
     stopped = []
     for _round in range(LONGEST_ANCESTRY):

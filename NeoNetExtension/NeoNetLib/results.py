@@ -157,7 +157,7 @@ def _replaceAttention(table, attentionNode):
     old = table.GetNodeReference(ATTENTION)
     table.SetNodeReferenceID(ATTENTION, attentionNode.GetID() if attentionNode is not None else None)
     if old is not None and old != attentionNode:
-        slicer.mrmlScene.RemoveNode(old)
+        nodes.remove(old)
 
 
 def _setReport(table, volumeNode, report):

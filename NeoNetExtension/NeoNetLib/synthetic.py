@@ -127,7 +127,7 @@ def load(folder, volumeNode, request):
         made += _addBrowser(patches, volumeNode, generation)
     except BaseException:
         for node in made:
-            _remove(node)
+            nodes.remove(node)
         raise
     for number, patch in enumerate(patches, 1):  # not before: the items of the sequence are copies, and none of these
         patch.SetAttribute(GENERATION, generation)
@@ -256,15 +256,6 @@ def cutLike(volumeNode, patchNode):
     start = np.rint(np.linalg.solve(grid.affine, patchAffine[:, 3])[:3]).astype(int)
     crop = Crop(tuple(map(int, start)), patch.shape, grid.shape, 0, 1.0)
     return Volume(np.clip(extract(grid.array, crop), 0, 1), patchAffine)
-
-
-def _remove(node):
-    """Take a node out of the scene with what it owns there."""
-    owned = [node.GetStorageNode()] if node.IsA("vtkMRMLStorableNode") else []
-    if node.IsA("vtkMRMLDisplayableNode"):
-        owned += [node.GetNthDisplayNode(index) for index in range(node.GetNumberOfDisplayNodes())]
-    for each in (node, *filter(None, owned)):
-        slicer.mrmlScene.RemoveNode(each)
 
 
 # --- in files ---------------------------------------------------------------------------------------------------------

@@ -147,3 +147,33 @@ def test_modules_load_and_open_with_nothing_but_slicers_own_packages():
     code = BLOCK.format(testing=str(ROOT / "Testing"), files=files)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and done.stdout.strip().splitlines()[-1] == "[]", done.stdout + done.stderr
+
+
+def test_a_result_of_an_mri_that_was_left_does_not_touch_the_one_that_is_chosen(widget, phantom):
+    """Segment and Score end while another MRI is chosen: their results lie beside their own MRI."""
+    first, second = (slicer.util.loadVolume(str(phantom / f"case-{number}.nii.gz")) for number in (1, 2))
+    for panel in (widget.segmentPanel, widget.scorePanel):
+        panel.deviceCombo.currentIndex = 2
+    made = []
+    for volume in (first, second):
+        widget.ui.volumeSelector.setCurrentNode(volume)
+        widget.segmentPanel.runButton.click()
+        if volume is second:
+            widget.ui.volumeSelector.setCurrentNode(first)
+        wait(widget.segmentPanel)
+        made.append(next(node for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if node not in made))
+    assert widget._clsParameters.segmentation is made[0] and made[0].GetDisplayVisibility()
+    assert widget.scorePanel.runButton.enabled
+    widget.scorePanel.runButton.click()
+    widget.ui.volumeSelector.setCurrentNode(second)
+    wait(widget.scorePanel)
+    assert results.latest(results.tableOf(first)) is not None and results.tableOf(second) is None
+    for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+        assert composite.GetForegroundVolumeID() is None
+
+
+def test_a_cleared_path_is_none(widget, phantom, tmp_path):
+    widget.ui.batchInputEdit.currentPath, widget.ui.batchOutputEdit.currentPath = str(phantom), str(tmp_path / "out")
+    assert widget.batchPanel.runButton.enabled
+    widget.ui.batchOutputEdit.currentPath = ""
+    assert widget._parameterNode.batchOutput == "" and not widget.batchPanel.runButton.enabled

@@ -73,6 +73,24 @@ def test_the_list_is_that_of_pyproject():
     assert list(dependencies.IMPORT_PACKAGES) == project["optional-dependencies"]["pretrained"]
 
 
+def test_windows_gets_no_torch_whose_paths_are_too_long_for_it(monkeypatch):
+    plain = dependencies.requirements()
+    monkeypatch.setattr(sys, "platform", "win32")
+    torch, = set(dependencies.requirements()) - set(plain)
+    allowed = dependencies._requirement(torch).specifier
+    assert allowed.contains("2.12.1") and not allowed.contains("2.13.0") and not allowed.contains("2.9.0")
+
+
+def test_a_mac_for_which_torch_is_not_made_is_told_so(fake, monkeypatch):
+    fake.gone = {"torch"}
+    monkeypatch.setattr(sys, "platform", "darwin")
+    for machine, told in (("x86_64", True), ("arm64", False)):
+        monkeypatch.setattr(dependencies.platform, "machine", lambda machine=machine: machine)
+        fake.answer, fake.errors, fake.asked = False, [], []
+        assert not dependencies.ensure()
+        assert any("Apple silicon" in text for text in fake.errors) == told and bool(fake.asked) != told
+
+
 def test_missing_is_quick_and_imports_nothing():
     code = ("import sys; sys.path[:0] = sys.argv[1:]\n"
             "import slicer_standin\n"

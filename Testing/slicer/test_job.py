@@ -547,6 +547,9 @@ class FakeProcess:
     def setProcessEnvironment(self, environment):
         assert environment.value("PYTHONNOUSERSITE") == "1"
 
+    def setWorkingDirectory(self, folder):
+        self.workingDirectory = folder
+
     def start(self, program, arguments):
         self.started = program, arguments
 
@@ -578,6 +581,18 @@ def test_a_fake_process_for_tests_of_modules():
     process.slots["readyReadStandardOutput()"]()
     process.slots["finished(int,QProcess::ExitStatus)"](0, 0)
     assert watched.wait().result == {"label_map": "x"}
+
+
+def test_paths_in_the_jobs_own_folder_are_told_without_it():
+    """The temporary folder holds the user's name, which may not be ASCII; SimpleITK on Windows cannot read below it."""
+    process = FakeProcess()
+    job = Job(["segment", "--bundle", Path("/models/démo")], process=process)
+    job.arguments += [job.folder / "image.nrrd", "--out", job.folder / "a" / "label.nrrd"]
+    job.start()
+    told = [Path(argument) for argument in process.started[1][3:-1]]
+    assert told == [Path("--bundle"), Path("/models/démo"), Path("image.nrrd"), Path("--out"), Path("a/label.nrrd")]
+    assert Path(process.workingDirectory) == job.folder
+    job.close()
 
 
 def test_the_real_library_answers():

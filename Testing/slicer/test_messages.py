@@ -37,6 +37,10 @@ def test_every_known_code_gives_one_sentence_of_advice(code):
     (1, False, ["/usr/bin/python: No module named neonet_core"], "could not be started"),
     (-1073741819, True, [], "ended unexpectedly"),
     (1, False, [], "ended unexpectedly"),
+    # as Slicer's launcher says it
+    (1, False, ["error: [/opt/Slicer/bin/python-real] exit abnormally - Report the problem."], "memory ran out"),
+    (1, False, ["Fatal Python error: Segmentation fault", "error: [x] exit abnormally - Report the problem."],
+     "ended unexpectedly"),
 ])
 def test_an_end_without_an_error_event(exit_code, crashed, log, says):
     assert says in is_advice(messages.explainExit(exit_code, crashed, log))

@@ -294,8 +294,18 @@ class ctkPathLineEdit(QtWidgets.QWidget):
         layout.addWidget(self._combo, 1)
         layout.addWidget(self._button)
         self._combo.setSizePolicy(QtWidgets.QSizePolicy.Policy.Expanding, QtWidgets.QSizePolicy.Policy.Fixed)
-        self._combo.editTextChanged.connect(self.currentPathChanged)
+        self._valid = False
+        self._combo.editTextChanged.connect(self._onText)
         self._button.clicked.connect(self.browse)
+
+    def _onText(self, text):
+        """An empty path is no valid one: `currentPathChanged` does not tell of it."""
+        valid = bool(text)
+        if valid != self._valid:
+            self._valid = valid
+            self.validInputChanged.emit(valid)
+        if valid:
+            self.currentPathChanged.emit(text)
 
     currentPath = Property(str, lambda self: self._combo.currentText(), lambda self, path: self.setCurrentPath(path))
     filters = stored(int, "filters", 0x001 | 0x002)
