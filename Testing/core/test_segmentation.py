@@ -53,11 +53,21 @@ def test_each_network_builds_as_the_paper_has_it(network):
 @pytest.mark.parametrize(("network", "channels", "size"), [
     ("SwinUNETR", (12,), (64, 64, 48)), ("UNet", (4, 8, 16), (16, 16, 6)), ("DynUNet", None, (96, 96, 24)),
     ("SegResNet", None, (12, 16, 16)), ("SwinUNETR", (16,), (64, 64, 32)), ("SegResNet", (5,), (16, 16, 16)),
-    ("UNet", (8,), (16, 16, 16)), ("SwinUNETR", (12,), (32, 32, 32)), ("DynUNet", None, (16, 16, 16))])
+    ("UNet", (8,), (16, 16, 16))])
 def test_a_patch_or_channels_that_do_not_fit_are_said_at_once(network, channels, size):
     with pytest.raises(NeoNetError) as caught:
         build_segmentor(SETTINGS.model_copy(update={"network": network, "channels": channels, "patch_size": size}))
     assert caught.value.code == "BAD_PRESET" and network in caught.value.message
+
+
+@pytest.mark.parametrize(("network", "channels", "size"), [("SwinUNETR", (12,), (32, 32, 32)),
+                                                           ("DynUNet", None, (16, 16, 16))])
+def test_a_patch_that_is_one_voxel_at_the_lowest_level_is_said_before_training(prepared_blobs, tmp_path, network,
+                                                                             channels, size):
+    chosen = SETTINGS.model_copy(update={"network": network, "channels": channels, "patch_size": size})
+    with pytest.raises(NeoNetError) as caught:
+        train_segmentor(prepared_blobs[:2], prepared_blobs[3:], chosen, tmp_path, 0, CPU, Silent(), "seg")
+    assert caught.value.code == "BAD_PRESET" and "single voxel" in caught.value.message
 
 
 # Sliding windows

@@ -26,7 +26,7 @@ from neonet_core.experiment.graph import (
 from neonet_core.experiment.predictions import write_predictions
 from neonet_core.experiment.run import Run
 from neonet_core.presets import STAGES, Preset
-from neonet_core.segmentation.networks import NETWORKS, build_segmentor
+from neonet_core.segmentation.networks import NETWORKS, build_segmentor, check_trainable
 from neonet_core.training.device import choose_device
 from neonet_core.training.files import read_json, write_json
 
@@ -245,7 +245,9 @@ def _check_arguments(stages: Sequence[str], folds: Sequence[int] | None, preset:
     segmentors, classifiers = split_models(models, preset)
     if "seg" in stages:
         for network in segmentors:
-            build_segmentor(segmentor_settings(segmentor_stage(preset, network), preset))
+            chosen = segmentor_settings(segmentor_stage(preset, network), preset)
+            build_segmentor(chosen)
+            check_trainable(chosen)
     if "cls" in stages and (baselines := baselines_of(classifiers)):
         _check_baselines(baselines, preset)
     if set(stages) != {"seg"}:

@@ -98,12 +98,17 @@ def build_segmentor(settings: SegSettings) -> torch.nn.Module:
     if any(edge % multiple for edge in settings.patch_size):
         raise NeoNetError("BAD_PRESET", f"{settings.network} needs patches whose edges are multiples of {multiple}, "
                           f"not {settings.patch_size}.", "Change seg.patch_size.")
-    if settings.network in INSTANCE_NORM and all(edge == multiple for edge in settings.patch_size):
-        raise NeoNetError("BAD_PRESET", f"A patch of {settings.patch_size} is a single voxel at the lowest level of "
-                          f"{settings.network}, which has no spread to normalise by.",
-                          "Choose a larger seg.patch_size.")
     try:
         return NETWORKS[settings.network](settings.channels)
     except ValueError as error:
         raise NeoNetError("BAD_PRESET", f"{settings.network} cannot be built with seg.channels {settings.channels}: "
                           f"{error}", "Change seg.channels, or leave it out.") from error
+
+
+def check_trainable(settings: SegSettings) -> None:
+    """Raise ``BAD_PRESET`` where a patch fits the network, but is too small to be learned from."""
+    multiple = size_multiple(settings.network, settings.channels)
+    if settings.network in INSTANCE_NORM and all(edge == multiple for edge in settings.patch_size):
+        raise NeoNetError("BAD_PRESET", f"A patch of {settings.patch_size} is a single voxel at the lowest level of "
+                          f"{settings.network}, which has no spread to normalise by.",
+                          "Choose a larger seg.patch_size.")

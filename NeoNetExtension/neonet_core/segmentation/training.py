@@ -13,7 +13,7 @@ from neonet_core.evaluation.dice import dice
 from neonet_core.events import Events
 from neonet_core.presets import SegSettings
 from neonet_core.segmentation.inference import predict_probabilities
-from neonet_core.segmentation.networks import build_segmentor
+from neonet_core.segmentation.networks import build_segmentor, check_trainable
 from neonet_core.segmentation.patches import PatchSampler
 from neonet_core.segmentation.two_step import TwoStep
 from neonet_core.segmentation.two_step_training import TwoStepSampler, two_step_loss
@@ -41,6 +41,7 @@ def train_segmentor(training: Sequence[PreparedCase], stopping: Sequence[Prepare
     network, fit
         The network with the chosen epoch's weights, in evaluation mode.
     """
+    check_trainable(settings)
     seed_everything(seed)
     network = build_segmentor(settings)
     if start is not None:

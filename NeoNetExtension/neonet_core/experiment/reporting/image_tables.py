@@ -79,9 +79,8 @@ def generation_table(results: Results, measured: Mapping[int, dict[str, Any]]) -
                "in the mask's intensities", "tumour Dice ↑", "response to the mask ↑", "Paper: A / S / C / mean"]
     rows = [[*_cells(record, GENERATION), " / ".join(f"{record[f'paper_{view}']:.2f}" for view in VIEWS)]
             for record in records]
-    last_epoch = [LAST_EPOCH] if results.preset.protocol == "paper" else []
     return Table("table4", "Table 4: synthetic against real patches of held-out patients", columns, rows,
-                 [_protocol_note(results, measured), *last_epoch, *_measure_notes(measured, near),
+                 [_protocol_note(results, measured), *_measure_notes(measured, near),
                   *_missing_notes(records), _paper_note()], records)
 
 
