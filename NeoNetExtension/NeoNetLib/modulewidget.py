@@ -91,17 +91,24 @@ class ModuleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def setParameterNode(self, parameterNode):
         """Show the choices of this parameter node and keep them there; None: show none."""
-        if self._parameterNode is not None:
-            self._parameterNode.disconnectGui(self._guiTag)
-            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
+        former = self._parameterNode
+        if former is not None and former is not parameterNode:
+            former.disconnectGui(self._guiTag)
+            self.removeObserver(former, vtk.vtkCommand.ModifiedEvent, self._onParameterNodeModified)
         self._parameterNode = None  # while the parts take it up, nothing is shown of half of it
         self.attach(parameterNode)
         self._parameterNode = parameterNode
-        if parameterNode is not None:
+        if parameterNode is None:
+            return
+        if former is not parameterNode:  # each connection leaves an observer on the node, also when it is cut
             # not connectGui(): in older Slicers it returns no tag, and nothing is ever disconnected (their issue 7547)
             self._guiTag = parameterNode.connectParametersToGui(self._parameterWidgets())
-            self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
-            self.onParametersModified()
+            self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParameterNodeModified)
+        self.onParametersModified()
+
+    def _onParameterNodeModified(self, caller, event):
+        if self._parameterNode is not None:
+            self.onParametersModified(caller, event)
 
     def _parameterWidgets(self):
         """The widgets that the .ui file gives a parameter, by its name."""

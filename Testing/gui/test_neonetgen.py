@@ -132,11 +132,14 @@ def test_a_preview_outlives_a_scene_that_is_loaded_while_another_module_is_open(
     assert widget.ui.cropLabel.text == preview.summary
 
 
-def test_entering_again_and_again_adds_no_observer(scenario):
+def test_entering_again_and_again_connects_nothing_anew(scenario, monkeypatch):
+    """In Slicer each wrapper and each connection leaves an observer on the parameter node for good."""
     widget = scenario.panel()
-    node = widget._parameterNode.parameterNode
-    wrapper = widget._parameterNode
+    wrapper, connected = widget._parameterNode, []
+    monkeypatch.setattr(type(wrapper), "connectParametersToGui", lambda self, mapping: connected.append(self))
     for _ in range(3):
         slicer.util.selectModule("Data")
         slicer.util.selectModule("NeoNetGen")
-    assert widget._parameterNode is wrapper and widget._parameterNode.parameterNode is node
+    assert widget._parameterNode is wrapper and connected == []
+    widget.ui.countSpin.value = 9
+    assert widget._parameterNode.count == 9, "it is connected still"
