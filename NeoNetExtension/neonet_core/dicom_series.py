@@ -6,7 +6,6 @@ GDCM takes a series with a missing slice, or a multi-frame file with uneven fram
 
 from __future__ import annotations
 
-import os
 import re
 import stat
 import struct
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from neonet_core.errors import NeoNetError
+from neonet_core.training.files import files_below
 from neonet_core.volume import LPS_TO_RAS, simpleitk, unreadable
 
 MAX_ARCHIVE_BYTES = 8 << 30  # unpacked: a CT of 2,000 slices has 1 GiB, an examination seldom more than 4
@@ -36,7 +36,6 @@ SIZE_ROWS, SIZE_COLUMNS, FRAMES = "0028|0010", "0028|0011", "0028|0008"
 SPACING, POSITION, ORIENTATION = "0028|0030", "0020|0032", "0020|0037"
 SERIES_UID, SERIES_NUMBER, DESCRIPTION, MODALITY = "0020|000e", "0020|0011", "0008|103e", "0008|0060"
 INSTANCE_UID = "0008|0018"
-DAMAGED = "damaged"  # in place of a header: the name of the file
 WHAT_DIFFERS = {  # why a series may have several images at one position
     "0018|0081": "echo time",
     "0018|0080": "repetition time",
@@ -116,12 +115,12 @@ def series_files(path: Path, series: str | None = None) -> Iterator[list[Path]]:
     A zip is unpacked for as long as the context lasts.
     """
     with _files(path) as files:
-        yield [Path(header["path"]) for header in _one_series(_headers(files), series)]
+        yield [Path(header["path"]) for header in _one_series(files, series)]
 
 
 def series_grid(files: Sequence[Path]) -> SeriesGrid:
     """Where the slices of one series lie; without its pixels. Errors as `read_dicom`."""
-    headers = _one_series(_headers(files), None)
+    headers = _one_series(files, None)
     multiframe = _is_multiframe(headers)
     slices = _multiframe_slices(headers[0])[0] if multiframe else [_slice(header) for header in headers]
     order, affine = _stack(slices)
@@ -137,7 +136,7 @@ def series_grid(files: Sequence[Path]) -> SeriesGrid:
 def _files(path: Path) -> Iterator[list[Path]]:
     """All files below a folder or in a zip, which is unpacked meanwhile, or the one file."""
     if path.is_dir():
-        yield _files_below(path)
+        yield [file for file in files_below(path) if file.is_file()]
     elif path.suffix.lower() != ".zip":
         yield [path]
     else:
@@ -150,15 +149,6 @@ def _files(path: Path) -> Iterator[list[Path]]:
             except Exception as error:  # zipfile, zlib, bz2 and lzma raise many kinds on damage
                 raise unreadable(error) from error
             yield files
-
-
-def _files_below(folder: Path) -> list[Path]:
-    """All files in a folder and its subfolders but hidden ones; links to folders are not followed."""
-    files = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [Path(parent, name) for name in sorted(names) if not name.startswith(".")]
-    return [file for file in files if file.is_file()]
 
 
 def _unpack(archive: zipfile.ZipFile, folder: Path) -> list[Path]:
@@ -204,7 +194,7 @@ def _unsafe(what: str) -> NeoNetError:
 
 
 def _read_series(files: Sequence[Path], series: str | None) -> tuple[np.ndarray, np.ndarray]:
-    headers = _one_series(_headers(files), series)
+    headers = _one_series(files, series)
     if _is_multiframe(headers):
         return _read_multiframe(headers[0])
     slices = [_slice(header) for header in headers]
@@ -224,22 +214,24 @@ def _is_multiframe(headers: Sequence[dict[str, str]]) -> bool:
     return _frames(headers[0]) > 1
 
 
-def _headers(files: Sequence[Path]) -> list[dict[str, str]]:
-    """The headers of all DICOM images among the files."""
-    return [header for file in files if (header := _header(file))]
+class _DamagedFileError(NeoNetError):
+    """A file is an image, and cannot be read; `series_uid` is "" where that could not be found in it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("UNREADABLE_FILE", f"Its file {path.name} is a truncated or damaged DICOM image.",
+                         "Copy or export the series again.")
+        self.series_uid = _series_uid(path)
 
 
 def _header(path: Path) -> dict[str, str] | None:
-    """Attributes of a DICOM image as text, keyed ``"gggg|eeee"``, and its path; None for any other file.
-
-    Of a damaged image its path and, if that can be found, its SeriesInstanceUID alone (`_one_series` knows whether it
-    matters).
-    """
+    """Attributes of a DICOM image as text, keyed ``"gggg|eeee"``, and its path; None for any other file."""
     try:
         reader = _reader(path)
         reader.ReadImageInformation()
-    except (RuntimeError, UnicodeEncodeError):
-        return {DAMAGED: path.name, SERIES_UID: _series_uid(path)} if _is_damaged_image(path) else None
+    except (RuntimeError, UnicodeEncodeError) as error:
+        if _is_damaged_image(path):
+            raise _DamagedFileError(path) from error
+        return None
     header = {}
     for key in reader.GetMetaDataKeys():
         if len(key) == 9:
@@ -281,17 +273,22 @@ def _is_damaged_image(path: Path) -> bool:
     return sop_class in {STORAGE + kind for kind in CT_MR_PET}
 
 
-def _one_series(headers: Sequence[dict[str, str]], series: str | None) -> list[dict[str, str]]:
-    """The headers of the one series there is, or of the one asked for; each image once."""
-    damaged = [header for header in headers if DAMAGED in header]
+def _one_series(files: Sequence[Path], series: str | None) -> list[dict[str, str]]:
+    """The headers of the one series there is, or of the one asked for, each image once; a damaged file of another does
+    not matter then."""
     by_series: dict[str, dict[str, dict[str, str]]] = defaultdict(dict)
-    for header in headers:
-        if DAMAGED in header:
+    damaged: list[_DamagedFileError] = []
+    for file in files:
+        try:
+            header = _header(file)
+        except _DamagedFileError as error:
+            damaged.append(error)
             continue
-        by_series[header.get(SERIES_UID, "")].setdefault(header[INSTANCE_UID], header)
+        if header is not None:
+            by_series[header.get(SERIES_UID, "")].setdefault(header[INSTANCE_UID], header)
     groups = sorted(by_series.values(), key=lambda group: _series_order(next(iter(group.values()))))
     if damaged and (series is None or not groups):
-        raise _damaged(damaged[0])
+        raise damaged[0]
     if not groups:
         raise NeoNetError("NO_DICOM", "No DICOM image in it.", "Give the folder, or a zip of it, with the series.")
     numbers = [next(iter(group.values())).get(SERIES_NUMBER, "") for group in groups]
@@ -301,9 +298,9 @@ def _one_series(headers: Sequence[dict[str, str]], series: str | None) -> list[d
         wanted = str(series).strip()
         chosen = [i for i in chosen if wanted == uids[i]] or [i for i in chosen if wanted == numbers[i]]
     if len(chosen) == 1:
-        for header in damaged:
-            if header[SERIES_UID] in ("", uids[chosen[0]]):
-                raise _damaged(header)
+        for one in damaged:
+            if one.series_uid in ("", uids[chosen[0]]):
+                raise one
         return list(groups[chosen[0]].values())
     shown = chosen or range(len(groups))
     listed = "; ".join(
@@ -314,11 +311,6 @@ def _one_series(headers: Sequence[dict[str, str]], series: str | None) -> list[d
     if not chosen:
         raise NeoNetError("SERIES_NOT_FOUND", f"No series {series} in it. There are: {listed}.", hint)
     raise NeoNetError("SEVERAL_SERIES", f"It holds {len(chosen)} series: {listed}.", hint)
-
-
-def _damaged(header: dict[str, str]) -> NeoNetError:
-    return NeoNetError("UNREADABLE_FILE", f"Its file {header[DAMAGED]} is a truncated or damaged DICOM image.",
-                       "Copy or export the series again.")
 
 
 def _series_order(header: dict[str, str]) -> tuple[int, str]:

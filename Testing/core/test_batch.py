@@ -517,6 +517,7 @@ def test_linked_folders_are_looked_into_once(tmp_path):
         (tmp_path / folder / f"{folder}.nii.gz").write_bytes(b"x")
     (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "again").symlink_to(tmp_path / "in" / "link")
     cases = read_cases(tmp_path / "in", tmp_path / "out", Pseudonyms.in_folder(tmp_path), Silent())
     assert sorted(case.image.name for case in cases) == ["elsewhere.nii.gz", "in.nii.gz"]
 

@@ -187,6 +187,9 @@ def test_a_tree_becomes_a_manifest_of_readable_images(tree: Path, tmp_path: Path
     shutil.copytree(tree, tree / "out" / "ours")
     assert scan_tree(tree, but=tree / "out") == scan
     shutil.rmtree(tree / "out")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "link").symlink_to(tree)  # as the images of CASES-images lie
+    assert len(scan_tree(tmp_path / "elsewhere").studies) == 3
     written = write_cases(tree, tmp_path / "out" / "cases.csv")
     cohort, rows = read_manifest(written.cases), rows_of(written.cases)
     assert len(cohort) == written.count == 3 and {row["pni"] for row in rows} == {""}

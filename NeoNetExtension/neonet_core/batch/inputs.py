@@ -7,7 +7,6 @@ of the file's path below the given folder or of the study's UID, they stay the s
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from neonet_core.cohort import Case, read_manifest
 from neonet_core.dicom.identity import Pseudonyms
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Events
-from neonet_core.training.files import sha256_of_json
+from neonet_core.training.files import files_below, sha256_of_json
 from neonet_core.volume import ITK_SUFFIXES, NIFTI_SUFFIXES
 
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
@@ -78,7 +77,7 @@ class BatchCase:
         for path in filter(None, (self.image, self.label_map)):
             names = [str(path), *([path.name] if path.suffix else []), str(path.parent)]
             if path.is_dir():
-                names += [file.name for file in _files_below(path)]
+                names += [file.name for file in files_below(path)]
             for name in names:
                 if len(name) < SHORTEST_NAME:
                     continue
@@ -118,19 +117,24 @@ def _case_of_row(case: Case) -> BatchCase:
 
 
 def _cases_in_folder(folder: Path, out: Path, pseudonyms: Pseudonyms, events: Events) -> list[BatchCase]:
-    files = [file for file in _files_below(folder) if not file.is_relative_to(out)]
+    files = [file for file in files_below(folder) if not file.is_relative_to(out)]
     volumes = [file for file in files if _suffix_is(file, VOLUME_SUFFIXES)]
     cases = [BatchCase(pseudonyms.patient("", file.relative_to(folder).as_posix()), file) for file in volumes]
     if len(volumes) < len(files):
-        studies = _studies(folder, out, pseudonyms, events, beside_volumes=bool(volumes))
+        try:
+            studies = _studies(folder, out, pseudonyms, events)
+        except NeoNetError as error:
+            if error.code != "MISSING_PACKAGE" or not volumes:
+                raise
+            events.log(f"DICOM studies are not looked for: {error.message} {error.hint}", "warning")
+            studies = []
         if not studies:
             events.log(f"{len(files) - len(volumes)} other files are neither volumes nor DICOM: not looked at.")
         cases += studies
     return cases or _none(folder)
 
 
-def _studies(folder: Path, out: Path, pseudonyms: Pseudonyms, events: Events,
-             beside_volumes: bool) -> list[BatchCase]:
+def _studies(folder: Path, out: Path, pseudonyms: Pseudonyms, events: Events) -> list[BatchCase]:
     """A case for each DICOM study; one without a suitable series is a case that fails, not one that is missing."""
     from neonet_core.dicom import studies
 
@@ -138,9 +142,6 @@ def _studies(folder: Path, out: Path, pseudonyms: Pseudonyms, events: Events,
         found = studies.find_studies(folder, events, but=out)
     except NeoNetError as error:
         if error.code == "NO_DICOM":
-            return []
-        if error.code == "MISSING_PACKAGE" and beside_volumes:
-            events.log(f"DICOM studies are not looked for: {error.message} {error.hint}", "warning")
             return []
         raise
     cases = []
@@ -169,20 +170,9 @@ def _suffix_is(file: Path, suffixes: tuple[str, ...]) -> bool:
     return file.name.lower().endswith(suffixes)
 
 
-def _files_below(folder: Path) -> list[Path]:
-    """All files at any depth, sorted, but hidden ones; links to folders are followed, each folder once."""
-    files, seen = [], set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        seen.add(os.path.realpath(parent))
-        folders[:] = sorted(name for name in folders if not name.startswith(".")
-                            and os.path.realpath(os.path.join(parent, name)) not in seen)
-        files += [Path(parent, name) for name in sorted(names) if not name.startswith(".")]
-    return files
-
-
 def _stamps(path: Path) -> Iterator[tuple[int, int]]:
     """Size and time of a file, or of all files in a folder; nothing where there is none."""
-    for file in _files_below(path) if path.is_dir() else [path]:
+    for file in files_below(path) if path.is_dir() else [path]:
         try:
             found = file.stat()
         except OSError:

@@ -169,9 +169,11 @@ class Worker:
 
         if is_disk_full(error):
             return NeoNetError("DISK_FULL", "The disk is full.", "Free some space, then give the same command again.")
-        if isinstance(error, NeoNetError) and error.code in ("SEVERAL_SERIES", "SERIES_NOT_FOUND"):
-            # the message lists the series' descriptions, in which names are found
-            return NeoNetError(error.code, f"There is no one series {case.series or ''}".rstrip() + " in it.",
+        # their own messages list the series' descriptions, in which names are found
+        wrong_series = {"SEVERAL_SERIES": f"It holds several series {case.series}.",
+                        "SERIES_NOT_FOUND": f"It holds no series {case.series}."}
+        if isinstance(error, NeoNetError) and error.code in wrong_series:
+            return NeoNetError(error.code, wrong_series[error.code],
                                "'neonet cohort from-dicom' lists the series of each case.")
         if isinstance(error, NeoNetError):
             return NeoNetError(error.code, case.anonymous(error.message), case.anonymous(error.hint))

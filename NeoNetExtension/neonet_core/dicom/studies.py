@@ -21,6 +21,7 @@ from neonet_core.dicom.source import quiet, required
 from neonet_core.dicom_series import checked_members
 from neonet_core.errors import NeoNetError
 from neonet_core.events import Events, Silent, track
+from neonet_core.training.files import files_below
 
 LEAST_SCORE = 7
 """A series of fewer points is not taken: one of several T1 3D gradient echoes without a sign of its phase has 6."""
@@ -213,12 +214,10 @@ def scan_tree(tree: Path, events: Events | None = None, but: Path | None = None)
     if not tree.exists():
         raise NeoNetError("FILE_NOT_FOUND", f"There is no {tree}.", "Check the path.")
     found = _Found()
-    files = [tree] if tree.is_file() else sorted(
-        path for path in tree.rglob("*") if path.is_file() and not (but and path.is_relative_to(but)))
+    files = [tree] if tree.is_file() else [
+        path for path in files_below(tree) if path.is_file() and not (but and path.is_relative_to(but))]
     with quiet():
         for path in track(files, "reading DICOM headers", events or Silent()):
-            if any(part.startswith(".") for part in path.relative_to(tree).parts):
-                continue
             if path.suffix.lower() == ".zip":
                 found.add_zip(path)
             else:

@@ -23,9 +23,9 @@ from neonet_core.evaluation.image_quality import reconstruction_quality
 from neonet_core.evaluation.mask_agreement import mask_agreement
 from neonet_core.evaluation.perceptual import Lpips, PerceptualMeasure, SegmentorDistance, perceptual_distance
 from neonet_core.events import Events
-from neonet_core.experiment.graph import AUTOENCODERS, segmentor_settings, segmentor_stage
+from neonet_core.experiment.graph import AUTOENCODERS, segmentor_settings
 from neonet_core.experiment.run import Run, outputs_hash
-from neonet_core.experiment.trained import load_autoencoder, load_generator, load_segmentor, own_segmentor
+from neonet_core.experiment.trained import load_autoencoder, load_generator, load_segmentor, own_segmentor_stage
 from neonet_core.generation.generator import Generator, batches
 from neonet_core.generation.synthesis import read_samples
 from neonet_core.presets import SynthSettings
@@ -95,7 +95,7 @@ def measure_images(run: Run, fold: int, device: torch.device, events: Events, in
         return {}
     key = sha256_of_json({"form": FORM, "stages": {stage: outputs_hash(record) for stage, record in done.items()},
                           "weights": [path and sha256_of_file(path) for path in (inception, lpips)],
-                          "seg": _output_of(run, fold, _segmentor_stage(run)) or load_bundle("demo").hash})
+                          "seg": _output_of(run, fold, own_segmentor_stage(run)) or load_bundle("demo").hash})
     path = run.folder / f"fold-{fold}" / "images.json"
     if path.is_file() and (before := read_json(path)).get("key") == key:
         return before["figures"]
@@ -256,7 +256,7 @@ def _judges(run: Run, fold: int, device: torch.device, inception: Path | None, l
 
 def _segmentor(run: Run, fold: int, device: torch.device) -> tuple[Segmentor, str]:
     """The fold's own NeoSeg, which has seen its training patients alone, or else that of the built-in bundle."""
-    stage = _segmentor_stage(run)
+    stage = own_segmentor_stage(run)
     done = run.current(fold, stage)
     if done is None:
         segmentor = load_bundle("demo").segmentors(device)[0]
@@ -266,10 +266,6 @@ def _segmentor(run: Run, fold: int, device: torch.device) -> tuple[Segmentor, st
     spacing = done["figures"]["spacing"]
     return (Segmentor(network, settings, None if spacing is None else tuple(spacing)),
             f"NeoSeg {settings.network} (fold {fold})")
-
-
-def _segmentor_stage(run: Run) -> str:
-    return segmentor_stage(run.preset(), own_segmentor(run))
 
 
 def _output_of(run: Run, fold: int, stage: str) -> str | None:

@@ -9,10 +9,9 @@ import numpy as np
 
 from neonet_core.bundle import OutOfFoldScore, Range
 from neonet_core.evaluation.auc import auc, bootstrap_interval, delong_interval, youden_threshold
-from neonet_core.experiment.graph import segmentor_stage
 from neonet_core.experiment.predictions import by_patient, read_predictions
 from neonet_core.experiment.run import Run
-from neonet_core.experiment.trained import own_segmentor
+from neonet_core.experiment.trained import own_segmentor_stage
 from neonet_core.training.files import read_json
 
 
@@ -56,7 +55,7 @@ def summarise(run: Run, classifier: str = "cls-pattennet") -> Summary:
                    if len(set(truth[fold == number].tolist())) == 2]
         if by_fold:
             metrics["auc_mean_of_folds"] = {"mean": float(np.mean(by_fold)), "by_fold": by_fold}
-    segmentations = _figures(run, segmentor_stage(preset, own_segmentor(run)))
+    segmentations = _figures(run, own_segmentor_stage(run))
     for name in ("dice_liver", "dice_tumour", "dice"):
         if segmentations:
             values = [figures[name] for figures in segmentations]

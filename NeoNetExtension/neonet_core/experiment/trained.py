@@ -36,6 +36,11 @@ def own_segmentor(run: Run) -> str:
     return next(iter(trained_segmentors(run)), run.preset().seg.network)
 
 
+def own_segmentor_stage(run: Run) -> str:
+    """The stage of `own_segmentor`."""
+    return segmentor_stage(run.preset(), own_segmentor(run))
+
+
 def load_segmentor(run: Run, preset: Preset, fold: int, stage: str | None = None) -> torch.nn.Module:
     """NeoSeg of a fold, in evaluation mode; without a stage the preset's network."""
     stage = stage or segmentor_stage(preset)

@@ -10,11 +10,11 @@ import torch
 from matplotlib.figure import Figure
 
 from neonet_core.errors import NeoNetError
-from neonet_core.experiment.graph import AUTOENCODERS, segmentor_settings, segmentor_stage
+from neonet_core.experiment.graph import AUTOENCODERS, segmentor_settings
 from neonet_core.experiment.images import real_patches, sample_paths
 from neonet_core.experiment.reporting.pictures import overlay_gallery, patch_gallery, reconstruction_gallery
 from neonet_core.experiment.reporting.results import Results
-from neonet_core.experiment.trained import load_autoencoder, load_segmentor, own_segmentor
+from neonet_core.experiment.trained import load_autoencoder, load_segmentor, own_segmentor_stage
 from neonet_core.figures import png
 from neonet_core.generation.synthesis import read_samples
 from neonet_core.segmentation.inference import predict_probabilities
@@ -65,7 +65,7 @@ def _picture(name: str, title: str, draw: Callable[[], Drawn]) -> Picture:
 def label_maps(results: Results, device: torch.device) -> Drawn:
     """Worst, middle and best held-out case of a segmentation network, by the Dice of the tumour."""
     preset, run = results.preset, results.run
-    stage = segmentor_stage(preset, own_segmentor(run))
+    stage = own_segmentor_stage(run)
     if not results.stage(stage).figures:
         return "No picture: no segmentation network was run."
     fold, figures = next(iter(results.stage(stage).figures.items()))

@@ -11,11 +11,11 @@ import numpy as np
 
 from neonet_core.classification.names import CLASSIFIERS
 from neonet_core.evaluation.auc import auc
-from neonet_core.experiment.graph import classifier_stage
+from neonet_core.experiment.graph import classifier_stage, segmentor_stage
 from neonet_core.experiment.predictions import Prediction, by_patient
 from neonet_core.experiment.reporting.paper import TABLE_1
 from neonet_core.experiment.run import Run
-from neonet_core.experiment.trained import trained_segmentors
+from neonet_core.segmentation.networks import NETWORKS
 from neonet_core.training.files import read_json
 
 NOT_RUN = "not run"
@@ -147,12 +147,16 @@ class Results:
     @property
     def segmentors(self) -> list[str]:
         """The rows of table 1: the paper's networks, and what else the run has trained."""
-        return list(dict.fromkeys([*TABLE_1, *trained_segmentors(self.run)]))
+        return list(dict.fromkeys([*TABLE_1, *self._trained_segmentors]))
+
+    @property
+    def _trained_segmentors(self) -> list[str]:
+        return [name for name in NETWORKS if self.stage(segmentor_stage(self.preset, name)).figures]
 
     @property
     def any_model(self) -> bool:
         """Whether any segmentation network or classifier is done in any fold."""
-        return bool(trained_segmentors(self.run)) or any(
+        return bool(self._trained_segmentors) or any(
             self.classifier(model, ratio).figures for model in CLASSIFIERS for ratio in self.ratios)
 
     @property
